@@ -1,0 +1,1 @@
+"""DPE: pose and expression editing of people in video, each without touching the other."""
