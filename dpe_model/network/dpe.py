@@ -1,0 +1,112 @@
+"""The whole network: encoder, motion editing, and a generator for each branch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import BRANCHES, Branch, NetworkConfig
+from .encoder import Encoder, Encoding, expand_encoding
+from .generator import Generator
+from .layers import EqualLinear, Folding
+from .motion_editing import CollapsedMotion, Direction, linear_stack
+
+
+class DPENetwork(nn.Module):
+    """The published network, its parameters under the names of the released checkpoint.
+
+    As constructed it trains. `fold()` turns it, once and for good, into its inference form: same function, constants
+    multiplied in, motion editing collapsed to matrices.
+    """
+
+    collapsed: CollapsedMotion | None
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or NetworkConfig()
+        style, motion = self.config.style_dim, self.config.motion_dim
+        self.enc = Encoder(self.config)
+        self.dec_pose = Generator(self.config)
+        self.dec_exp = Generator(self.config)
+        self.mlp = linear_stack(style, style, style, style, style, motion)
+        self.dir = Direction(style, motion)
+        self.mlp_pose = linear_stack(style, style, style, style)
+        self.mlp_exp = linear_stack(style, style, style, style)
+        self.collapsed = None
+
+    @property
+    def folded(self) -> bool:
+        """Whether the network is in its inference form."""
+        return self.collapsed is not None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the convolutions."""
+        return self.dec_pose.conv1.conv.weight.dtype
+
+    def fold(self, dtype: torch.dtype = torch.float32) -> DPENetwork:
+        """Turn into the inference form, convolutions in `dtype`; styles, demodulation, flow and RGB sums stay float32.
+
+        Returns:
+            The network itself.
+        """
+        if not self.folded:
+            self.collapsed = CollapsedMotion.of(self.mlp, self.dir, {b: self._branch_mlp(b) for b in BRANCHES})
+            for module in self.modules():
+                if isinstance(module, Folding):
+                    module.fold()
+            self.requires_grad_(False).eval()
+        self._cast_convolutions(dtype)
+        return self
+
+    def _cast_convolutions(self, dtype: torch.dtype) -> None:
+        full_precision = {id(p) for m in self.modules() if isinstance(m, EqualLinear) for p in m.parameters()}
+        for part in (self.enc, self.dec_pose, self.dec_exp):
+            for name, parameter in part.named_parameters():
+                heads_bias = name.endswith(".bias") and ("to_rgbs" in name or "to_flows" in name) and "conv" not in name
+                if id(parameter) not in full_precision and not heads_bias:
+                    parameter.data = parameter.data.to(dtype)
+
+    def _branch_mlp(self, branch: Branch) -> nn.Sequential:
+        return self.mlp_pose if branch == "pose" else self.mlp_exp
+
+    def generator(self, branch: Branch) -> Generator:
+        """The generator of a branch."""
+        return self.dec_pose if branch == "pose" else self.dec_exp
+
+    def encode(self, images: Tensor, with_features: bool = True) -> Encoding:
+        """Pictures [N, 3, S, S] in -1..1 -> code `w` [N, style_dim] and, if asked for, features."""
+        return self.enc(images, with_features)
+
+    def motion(self, w: Tensor) -> Tensor:
+        """Code `w` [N, style_dim] -> motion `alpha` [N, motion_dim]."""
+        return self.mlp(w) if self.collapsed is None else self.collapsed.apply_map("motion", w)
+
+    def basis(self) -> Tensor:
+        """Q [style_dim, motion_dim], orthonormal columns: the motion of a frame is Q @ alpha."""
+        return self.dir.basis() if self.collapsed is None else self.collapsed.get_buffer("basis")
+
+    def branch_code(self, alpha: Tensor, branch: Branch) -> Tensor:
+        """Motion `alpha` [N, motion_dim] -> the branch's code [N, style_dim], to be added to a source's `w`."""
+        if self.collapsed is None:
+            return self._branch_mlp(branch)(alpha @ self.basis().T)
+        return self.collapsed.apply_map(branch, alpha)
+
+    def render(self, source: Encoding, alpha: Tensor, branch: Branch) -> Tensor:
+        """Render `source` under the motion `alpha` through one branch.
+
+        Args:
+            source: encoding of N pictures, or of one that stands for all.
+            alpha: [N, motion_dim].
+            branch: which generator, by its checkpoint name.
+
+        Returns:
+            Pictures [N, 3, S, S] float32, about -1..1, not clamped.
+        """
+        source = expand_encoding(source, alpha.shape[0])
+        return self.generator(branch)(source.w + self.branch_code(alpha, branch), source.features)
+
+    def forward(self, source: Tensor, driving: Tensor, branch: Branch) -> Tensor:
+        """One edit as in training: pictures `source` with one branch driven by `driving`, both [N, 3, S, S]."""
+        alpha = self.motion(self.encode(driving, with_features=False).w)
+        return self.render(self.encode(source), alpha, branch)
