@@ -95,5 +95,7 @@ def expand_encoding(encoding: Encoding, count: int) -> Encoding:
 
 def concat_encodings(encodings: list[Encoding]) -> Encoding:
     """Encodings of several chunks as one."""
+    if len(encodings) == 1:
+        return encodings[0]
     features = zip(*(e.features for e in encodings), strict=True)
     return Encoding(torch.cat([e.w for e in encodings]), tuple(torch.cat(list(f)) for f in features))

@@ -56,13 +56,13 @@ class Blur(nn.Module):
 
     kernel: Tensor
 
-    def __init__(self, pad: int, stride: int = 1, up: int = 1) -> None:
+    def __init__(self, pad: int, stride: int = 1, up: int = 1, factor: float = 1.0) -> None:
         super().__init__()
-        self.pad, self.stride, self.up = pad, stride, up
-        self.register_buffer("kernel", blur_kernel(1.0))
+        self.pad, self.stride, self.up, self.factor = pad, stride, up, factor
+        self.register_buffer("kernel", blur_kernel(factor))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.setdefault(prefix + "kernel", self.kernel)
+        state_dict.setdefault(prefix + "kernel", blur_kernel(self.factor))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,9 +75,7 @@ class Blur(nn.Module):
 
 def up_blur(pad: int = 1, up: int = 1) -> Blur:
     """A blur with the x4 kernel of an up-sampling: `up` = 2 doubles the size, `up` = 1 follows a transposed conv."""
-    blur = Blur(pad, up=up)
-    blur.kernel.mul_(4.0)
-    return blur
+    return Blur(pad, up=up, factor=4.0)
 
 
 class EqualLinear(Folding):
@@ -181,7 +179,8 @@ class ConvLayer(Folding):
             self.act.bias.mul_(self.gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.conv.weight, None if self.act is None else self.act.bias.flatten()
+        weight: Tensor = self.conv.weight
+        bias: Tensor | None = None if self.act is None else self.act.bias.flatten()
         if not self.folded:
             weight = weight * (self.conv.scale * self.gain)
             bias = None if bias is None else bias * self.gain

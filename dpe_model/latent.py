@@ -1,0 +1,69 @@
+"""What travels between encoding, editing and rendering: source frames, their motion, and pending edits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from .checkpoint import Role
+from .errors import MotionError
+from .motion import Edit, EditPlan, LengthPolicy, Motion, output_length
+from .network import Encoding
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Encoded source frames with the edits still to be rendered.
+
+    It refers to the frames instead of holding their features: those take 32 MB a frame at 256 px. Only what fits a
+    budget (a still, say) is kept.
+
+    Attributes:
+        frames: the source, [N, S, S, 3]; N = 1 is a still, repeated as long as its drivers go.
+        motion: the source's own movement, N frames.
+        encoding: the frames' encoding where it was small enough to keep.
+        expression, pose: edits by role, applied in order.
+        policy: how drivers of other lengths are fitted.
+    """
+
+    frames: Tensor
+    motion: Motion
+    encoding: Encoding | None = None
+    expression: tuple[Edit, ...] = field(default=())
+    pose: tuple[Edit, ...] = field(default=())
+    policy: LengthPolicy = "trim"
+
+    @property
+    def checkpoint(self) -> str:
+        """Fingerprint of the checkpoint that encoded the frames."""
+        return self.motion.checkpoint
+
+    def edits(self, role: Role) -> tuple[Edit, ...]:
+        """Pending edits of a role."""
+        return self.expression if role == "expression" else self.pose
+
+    def with_edit(self, role: Role, edit: Edit) -> Latent:
+        """This latent with one more edit.
+
+        Raises:
+            MotionError: the driver was measured with another checkpoint.
+        """
+        edit.driver.require_checkpoint(self.checkpoint, f"{role} driver")
+        if edit.driver.alpha.shape[1] != self.motion.alpha.shape[1]:
+            raise MotionError(
+                f"{role} driver: expected {self.motion.alpha.shape[1]} numbers a frame, got "
+                f"{edit.driver.alpha.shape[1]}."
+            )
+        edits = (*self.edits(role), edit)
+        return replace(self, expression=edits) if role == "expression" else replace(self, pose=edits)
+
+    @property
+    def length(self) -> int:
+        """Frames of the result."""
+        drivers = [len(e.driver) for e in (*self.expression, *self.pose)]
+        return output_length(len(self.motion), drivers, self.policy)
+
+    def plan(self, role: Role) -> EditPlan:
+        """The role's edits laid out over the result's frames."""
+        return EditPlan.make(self.edits(role), self.length, self.policy)
