@@ -1,0 +1,17 @@
+"""Frames in and out of files: videos, pictures and folders of pictures, a chunk at a time."""
+
+from .reader import FrameSource, VideoInfo, open_frames, probe, read_frames
+from .timing import as_fps, frame_times, resample_indices
+from .writer import FrameWriter
+
+__all__ = [
+    "FrameSource",
+    "FrameWriter",
+    "VideoInfo",
+    "as_fps",
+    "frame_times",
+    "open_frames",
+    "probe",
+    "read_frames",
+    "resample_indices",
+]

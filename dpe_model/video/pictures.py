@@ -1,0 +1,100 @@
+"""Single pictures and folders of them, read and written with Pillow."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import VideoError
+
+PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+_EXIF_ORIENTATION = 0x0112
+_EXIF_TRANSPOSED = (5, 6, 7, 8)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the ending is a picture's."""
+    return path.suffix.lower() in PICTURE_ENDINGS
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder, hidden files left out, numbers in names in counting order (2 before 10).
+
+    Raises:
+        VideoError: the folder holds no picture.
+    """
+    pictures = [p for p in folder.iterdir() if is_picture(p) and not p.name.startswith(".") and p.is_file()]
+    if not pictures:
+        raise VideoError(
+            f"{folder}: expected a folder of pictures ({', '.join(sorted(PICTURE_ENDINGS))}), found none in it."
+        )
+    return sorted(pictures, key=_natural)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, upright, from the file's header.
+
+    Raises:
+        VideoError: not a picture.
+    """
+    with _opening(path) as picture:
+        width, height = picture.size
+        turned = _orientation(picture) in _EXIF_TRANSPOSED
+    return (height, width) if turned else (width, height)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture as RGB uint8 [H, W, 3], upright; 16-bit and float grey scaled to 8 bit, an alpha channel dropped.
+
+    Raises:
+        VideoError: not a picture, or truncated.
+    """
+    try:
+        with _opening(path) as picture:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+            return np.array(_as_rgb(upright))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise VideoError(f"{path}: the picture cannot be read: {error}. The file may be truncated.") from error
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """RGB uint8 [H, W, 3] as PNG, or as JPEG of quality 95 with full chroma, by the path's ending."""
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0}
+    if path.suffix.lower() == ".png":
+        options = {"compress_level": 3}
+    Image.fromarray(np.ascontiguousarray(picture)).save(path, **options)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(1, 0, p) if i % 2 == 0 else (0, int(p), p) for i, p in enumerate(parts)]
+
+
+def _opening(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{path}: expected a picture, and it cannot be read as one: {error}.") from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Pillow clips deep grey pictures instead of scaling them; the other modes it converts well."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture.convert("RGB")
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F":
+        top = 1.0 if np.nanmax(values, initial=0.0) <= 1.0 else 255.0
+        values = np.nan_to_num(values)
+    else:
+        top = 65535.0
+    grey = (values * (255.0 / top)).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

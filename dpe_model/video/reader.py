@@ -1,0 +1,346 @@
+"""Frames from a video, a picture or a folder of pictures, decoded as they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import av
+import av.error
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from ..errors import VideoError
+from .access import existing, naming
+from .pictures import is_picture, list_pictures, picture_size, read_picture
+from .pixels import HDR_TRANSFERS, Orientation, orientation_of, to_rgb
+
+logger = logging.getLogger(__name__)
+
+PICTURE_FPS = Fraction(25)
+"""The rate given to pictures, which have none of their own."""
+
+MAX_BYTES = 4 * 1024**3
+"""What `read_frames` takes into memory unless it is told to take more."""
+
+_ATTACHED_PICTURE = 0x400
+"""AV_DISPOSITION_ATTACHED_PIC: the cover of a sound file."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file of frames says of itself.
+
+    Attributes:
+        path: the file or folder.
+        width: pixels, after turning the pictures upright.
+        height: pixels, after turning.
+        fps: average frames per second; 25 for pictures.
+        frames: how many frames the container says there are, None where it does not say (`FrameSource.count_frames`
+            finds out). A truncated file holds fewer.
+        has_audio: whether there is a sound track.
+        rotation: degrees clockwise (0, 90, 180, 270) by which stored pictures are turned to be upright.
+        kind: "video", "picture" or "folder".
+        start: time stamp of the first frame in seconds on the file's clock.
+        duration: seconds the container says the frames last, None where it does not say.
+        mirrored: whether stored pictures are mirrored besides.
+    """
+
+    path: Path
+    width: int
+    height: int
+    fps: Fraction
+    frames: int | None
+    has_audio: bool
+    rotation: int
+    kind: Literal["video", "picture", "folder"]
+    start: Fraction = Fraction(0)
+    duration: Fraction | None = None
+    mirrored: bool = False
+
+
+class FrameSource(ABC):
+    """Frames of one file or folder, decoded when iterated; every iteration starts anew."""
+
+    def __init__(self, info: VideoInfo) -> None:
+        self.info = info
+        self._counted = info.frames
+
+    @abstractmethod
+    def _pictures(self, start: int, stop: int | None) -> Iterator[tuple[np.ndarray, Fraction]]:
+        """Pictures [H, W, 3] uint8 and their time stamps in seconds, those before `start` not converted."""
+
+    @abstractmethod
+    def _count(self) -> int:
+        """How many frames there are, found by going through the file."""
+
+    def chunks(self, n: int, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
+        """Frames `start` to `stop` (not included), at most `n` at a time: uint8 [<=n, H, W, 3].
+
+        Memory is two chunks at most. Frames before `start` are decoded, since only that finds the exact frame.
+
+        Raises:
+            VideoError: no frame at all can be decoded. A file that breaks off gives the frames before and a warning.
+        """
+        for frames, _ in self.timed_chunks(n, start, stop):
+            yield frames
+
+    def timed_chunks(self, n: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, list[Fraction]]]:
+        """As `chunks`, with the frames' time stamps in seconds on the file's own clock (see `VideoInfo.start`)."""
+        if n < 1 or start < 0 or (stop is not None and stop < start):
+            raise VideoError(f"{self.info.path}: expected n >= 1 and 0 <= start <= stop, got {n=}, {start=}, {stop=}.")
+        pictures: list[np.ndarray] = []
+        times: list[Fraction] = []
+        with closing(self._pictures(start, stop)) as decoded:  # type: ignore[type-var]
+            for picture, time in decoded:
+                pictures.append(picture)
+                times.append(time)
+                if len(pictures) == n:
+                    yield torch.from_numpy(np.stack(pictures)), times
+                    pictures, times = [], []
+        if pictures:
+            yield torch.from_numpy(np.stack(pictures)), times
+
+    def count_frames(self) -> int:
+        """How many frames there are: as the container says, else counted once by going through its packets."""
+        if self._counted is None:
+            self._counted = self._count()
+        return self._counted
+
+    def __len__(self) -> int:
+        return self.count_frames()
+
+    def __bool__(self) -> bool:  # a source without frames cannot be opened; do not count for `if source:`
+        return True
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """What a video, picture or folder of pictures is, without reading more than its start.
+
+    Raises:
+        VideoError: missing, not a video or picture, no video stream, no decodable frame, or a folder whose pictures
+            differ in size.
+    """
+    found = existing(path)
+    if found.is_dir():
+        with naming(found, "reading the folder", "Check its permissions."):
+            return _probe_folder(found, list_pictures(found))
+    if is_picture(found):
+        width, height = picture_size(found)
+        return VideoInfo(found, width, height, PICTURE_FPS, 1, False, 0, "picture", duration=1 / PICTURE_FPS)
+    return _probe_video(found)[0]
+
+
+def open_frames(path: str | Path) -> FrameSource:
+    """The frames of a video, a picture or a folder of pictures (in the counting order of their names).
+
+    Raises:
+        VideoError: as `probe`.
+    """
+    found = existing(path)
+    if found.is_dir() or is_picture(found):
+        info = probe(found)
+        return _Pictures(info, list_pictures(found) if info.kind == "folder" else [found])
+    return _Video(*_probe_video(found))
+
+
+def read_frames(path: str | Path, limit: int | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
+    """All frames, or the first `limit`, in memory: uint8 [N, H, W, 3].
+
+    Raises:
+        VideoError: as `probe`, or when they would take more than `max_bytes` bytes.
+    """
+    if limit is not None and limit < 1:
+        raise VideoError(f"{path}: expected a limit of at least 1 frame, got {limit}.")
+    source = open_frames(path)
+    count = source.count_frames() if limit is None else min(limit, source.count_frames())
+    size = source.info.width * source.info.height * 3
+    if count * size > max_bytes:
+        raise VideoError(
+            f"{path}: {count} frames of {source.info.width}x{source.info.height} take {count * size / 1024**3:.1f} GB, "
+            f"more than the {max_bytes / 1024**3:.1f} GB allowed. Read them in chunks (open_frames), set a limit "
+            "on the number of frames, or raise max_bytes."
+        )
+    frames = torch.empty((count, source.info.height, source.info.width, 3), dtype=torch.uint8)
+    filled = 0
+    for chunk in source.chunks(16, stop=count):
+        frames[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return frames[:filled]
+
+
+class _Pictures(FrameSource):
+    def __init__(self, info: VideoInfo, paths: list[Path]) -> None:
+        super().__init__(info)
+        self._paths = paths
+
+    def _pictures(self, start: int, stop: int | None) -> Iterator[tuple[np.ndarray, Fraction]]:
+        for i, path in enumerate(self._paths[start:stop], start):
+            yield read_picture(path), i / self.info.fps
+
+    def _count(self) -> int:
+        return len(self._paths)
+
+
+class _Video(FrameSource):
+    def __init__(self, info: VideoInfo, orientation: Orientation) -> None:
+        super().__init__(info)
+        self._orientation = orientation
+
+    def _pictures(self, start: int, stop: int | None) -> Iterator[tuple[np.ndarray, Fraction]]:
+        width, height = self.info.width, self.info.height
+        if self._orientation.transpose:
+            width, height = height, width
+        last: Fraction | None = None
+        with closing(_decode(self.info.path)) as frames:  # type: ignore[type-var]
+            for i, frame in enumerate(islice(frames, stop)):
+                last = _time_of(frame, last, self.info)
+                if i >= start:
+                    yield self._orientation.apply(to_rgb(frame, width, height)), last
+
+    def _count(self) -> int:
+        """Packets that are shown; a packet is a frame in every container that does not know its count."""
+        path, count = self.info.path, 0
+        with _open_video(path) as (container, stream), naming(path, "reading", "The file may be truncated."):
+            for packet in container.demux(stream):
+                count += packet.size > 0 and not packet.is_discard
+        return count
+
+
+def first_time(path: Path) -> Fraction:
+    """Time stamp of the first picture of a file that has sound, in seconds; 0 for a mere sound file."""
+    with naming(path, "opening", "The file may be truncated."):
+        container = av.open(str(path), metadata_errors="replace")
+    with container:
+        if not _videos(container):
+            return Fraction(0)
+    return _probe_video(path)[0].start
+
+
+def _videos(container: InputContainer) -> list[VideoStream]:
+    return [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+
+
+def _probe_folder(folder: Path, paths: list[Path]) -> VideoInfo:
+    size = picture_size(paths[0])
+    for path in paths[1:]:
+        other = picture_size(path)
+        if other != size:
+            raise VideoError(
+                f"{folder}: expected pictures of one size, found {path.name} with {other[0]}x{other[1]} and "
+                f"{paths[0].name} with {size[0]}x{size[1]}. Resize or remove the odd one."
+            )
+    duration = len(paths) / PICTURE_FPS
+    return VideoInfo(folder, *size, PICTURE_FPS, len(paths), False, 0, "folder", duration=duration)
+
+
+class _open_video:  # noqa: N801
+    """A container and its first real video stream, closed on leaving the block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> tuple[InputContainer, VideoStream]:
+        advice = "Expected a video that FFmpeg can read; the file may be truncated, still being written, or no video."
+        with naming(self._path, "opening", advice):
+            self._container = av.open(str(self._path), metadata_errors="replace")
+        videos = _videos(self._container)
+        if not videos or not videos[0].codec_context:
+            kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "nothing"
+            self._container.close()
+            raise VideoError(f"{self._path}: expected a video stream, found {kinds}. Choose a file with pictures.")
+        return self._container, videos[0]
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+
+def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
+    with _open_video(path) as (container, stream):
+        frames = stream.frames or None
+        fps = stream.average_rate or stream.guessed_rate or PICTURE_FPS
+        duration = None
+        if stream.duration is not None and stream.time_base is not None:
+            duration = stream.duration * stream.time_base
+        elif container.duration is not None:
+            duration = Fraction(container.duration, av.time_base)
+        has_audio = bool(container.streams.audio)
+    with closing(_decode(path, quick=True)) as decoded:  # type: ignore[type-var]
+        first = next(decoded)
+    orientation = orientation_of(first)
+    width, height = (first.height, first.width) if orientation.transpose else (first.width, first.height)
+    info = VideoInfo(
+        path, width, height, fps, frames, has_audio, orientation.rotation, "video", duration=duration,
+        start=first.pts * first.time_base if first.pts is not None and first.time_base else Fraction(0),
+        mirrored=orientation.mirrored,
+    )  # fmt: skip
+    return info, orientation
+
+
+def _time_of(frame: av.VideoFrame, last: Fraction | None, info: VideoInfo) -> Fraction:
+    """The frame's time stamp; where it is missing or does not advance, one frame after the last."""
+    time = frame.pts * frame.time_base if frame.pts is not None and frame.time_base is not None else None
+    if last is None:
+        return time if time is not None else Fraction(0)
+    return time if time is not None and time > last else last + 1 / info.fps
+
+
+def _decode(path: Path, quick: bool = False) -> Iterator[av.VideoFrame]:
+    """Decoded frames in the order shown, what cannot be decoded skipped, with a warning when that was the case.
+
+    Args:
+        path: the video.
+        quick: for the first frame only: one thread, no warnings.
+    """
+    shown = failed = packets = 0
+    broken: av.error.FFmpegError | None = None
+    with _open_video(path) as (container, stream):
+        stream.thread_type = "NONE" if quick else "AUTO"
+        expected = stream.frames
+        demuxer = container.demux(stream)
+        while broken is None:
+            frames: list[av.VideoFrame] = []
+            try:
+                packet = next(demuxer)
+                packets += packet.size > 0
+            except StopIteration:
+                break
+            except av.error.FFmpegError as error:
+                broken, packet = error, None
+            try:
+                frames = stream.decode(packet)  # None drains what the decoder still holds
+            except av.error.FFmpegError as error:
+                failed += 1
+                last_error = error
+            for frame in frames:
+                if not shown and not quick:
+                    _warn_of_hdr(path, stream)
+                shown += 1
+                yield frame
+    if shown == 0:
+        reason = f" ({last_error.strerror})" if failed else ""
+        raise VideoError(
+            f"{path}: expected a video, no frame of it could be decoded{reason}. The file is empty or damaged; "
+            "play it in a player, or convert it with ffmpeg first."
+        )
+    if broken is not None or failed or packets < expected:
+        logger.warning(
+            "%s: the file is damaged or truncated: %d frames were decoded%s, %d packets could not be decoded%s.",
+            path, shown, f" of {expected}" if expected else "", failed, f" ({broken.strerror})" if broken else "",
+        )  # fmt: skip
+
+
+def _warn_of_hdr(path: Path, stream: VideoStream) -> None:
+    curve = HDR_TRANSFERS.get(int(stream.codec_context.color_trc))
+    if curve:
+        logger.warning("%s: HDR video (%s); it is not tone-mapped, colours will look flat.", path, curve)

@@ -1,0 +1,162 @@
+"""The sound of one file beside the pictures of another: packets as they are where the container takes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+import av.error
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+
+from .access import naming
+
+logger = logging.getLogger(__name__)
+
+COPIED: dict[str, frozenset[str] | None] = {
+    "mp4": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"}),
+    "mov": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le"}),
+    "matroska": None,
+    "webm": frozenset({"opus", "vorbis"}),
+}
+"""Sound codecs that a container takes as they are; None = all."""
+
+AAC_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
+OPUS_RATE = 48000
+
+PREROLL = Fraction(1, 10)
+"""Seconds of sound kept before the start where an edit list hides them: decoders need a packet or two to settle."""
+
+Piece: TypeAlias = "av.Packet | av.AudioFrame"
+Pieces: TypeAlias = Generator[tuple[Fraction, Fraction, Piece], None, None]
+"""Packets or frames with their start and end in seconds of output."""
+
+
+class SoundTrack:
+    """Copies the first sound stream of `source` into `output`, a stretch at a time, so that memory stays flat.
+
+    Must be made before anything is written to `output`.
+
+    Args:
+        source: a file with sound, opened here; `close` closes it.
+        output: the container written to.
+        container: its FFmpeg name, a key of `COPIED`.
+        origin: the time on the source's clock, in seconds, that becomes 0 in the output; earlier sound is left out.
+    """
+
+    def __init__(self, source: Path, output: OutputContainer, container: str, origin: Fraction) -> None:
+        self._path = source
+        self._origin = origin
+        self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
+        with naming(source, "opening", "Its sound was asked for; the file may be truncated."):
+            self._input: InputContainer = av.open(str(source), metadata_errors="replace")
+        self._stream: AudioStream = self._input.streams.audio[0]
+        takes = COPIED[container]
+        codec = self._stream.codec_context.name
+        self._copy = takes is None or codec in takes
+        if self._copy:
+            self._out: Any = output.add_stream_from_template(self._stream)
+        else:
+            wanted, rate = ("libopus", OPUS_RATE) if container == "webm" else ("aac", self._stream.rate)
+            rate = rate if rate in AAC_RATES or rate == OPUS_RATE else 48000
+            logger.info("%s: sound is re-encoded from %s to %s, to fit %s", source, codec, wanted, container)
+            self._out = output.add_stream(wanted, rate=rate)
+            self._out.codec_context.layout = "mono" if self._stream.codec_context.channels == 1 else "stereo"
+        self._output = output
+        self._pending = self._packets() if self._copy else self._frames()
+        self._next: tuple[Fraction, Fraction, Piece] | None = None
+
+    def write_until(self, end: Fraction) -> None:
+        """Writes the sound before `end` seconds of output that has not been written yet, in whole pieces."""
+        while True:
+            self._next = self._next or next(self._pending, None)
+            if self._next is None or self._next[1] > end:
+                return
+            self._write(self._next[2])
+            self._next = None
+
+    def finish(self, end: Fraction) -> None:
+        """Writes the rest of the sound before `end`, the end of the pictures; a packet may reach over it."""
+        self.write_until(end)
+        if self._next is not None and self._next[0] < end:
+            start, _, piece = self._next
+            if isinstance(piece, av.AudioFrame):
+                piece = _slice(piece, 0, round((end - start) * piece.sample_rate))
+            self._write(piece)
+        if not self._copy:
+            self._output.mux(self._out.encode(None))
+
+    def _write(self, piece: Piece) -> None:
+        self._output.mux([piece] if isinstance(piece, av.Packet) else self._out.encode(piece))
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._pending.close()
+        self._input.close()
+
+    def _packets(self) -> Pieces:
+        """Packets to copy, with start and end in seconds of output."""
+        last = None
+        for packet in self._demuxed():
+            if packet.pts is None or packet.dts is None or packet.size == 0:
+                continue
+            shift = round(self._origin / packet.time_base)
+            start = (packet.pts - shift) * packet.time_base
+            end = start + (packet.duration or 0) * packet.time_base
+            early = end <= -PREROLL if self._keeps_early else start < 0
+            if early or (last is not None and packet.dts <= last):
+                continue
+            last = packet.dts
+            packet.pts -= shift
+            packet.dts -= shift
+            packet.stream = self._out
+            yield start, end, packet
+
+    def _frames(self) -> Pieces:
+        """Decoded sound to encode, what lies before 0 cut off, with start and end in seconds of output."""
+        context = self._out.codec_context
+        rate = context.sample_rate
+        resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=rate)
+        expected = 0
+        for packet in self._demuxed():
+            try:
+                decoded = self._stream.decode(packet)
+            except av.error.FFmpegError as error:
+                logger.warning("%s: a stretch of sound cannot be decoded and is left out (%s)", self._path, error)
+                continue
+            for frame in (resampled for whole in decoded for resampled in resampler.resample(whole)):
+                if frame.pts is not None and frame.time_base is not None:
+                    expected = round((frame.pts * frame.time_base - self._origin) * rate)
+                start, expected = expected, expected + frame.samples
+                frame.pts, frame.time_base = start, Fraction(1, rate)
+                if expected > 0:
+                    piece = _slice(frame, max(0, -start), frame.samples)
+                    yield Fraction(max(0, start), rate), Fraction(expected, rate), piece
+
+    def _demuxed(self) -> Iterator[av.Packet]:
+        demuxer = self._input.demux(self._stream)
+        while True:
+            try:
+                packet = next(demuxer)
+            except StopIteration:
+                return
+            except av.error.FFmpegError as error:
+                logger.warning("%s: the sound breaks off (%s); the rest is silent", self._path, error)
+                return
+            yield packet
+
+
+def _slice(frame: av.AudioFrame, begin: int, end: int) -> av.AudioFrame:
+    """Samples `begin` to `end` of a planar frame, at their own time."""
+    if begin == 0 and end >= frame.samples:
+        return frame
+    samples: Any = np.ascontiguousarray(frame.to_ndarray()[:, begin:end])
+    part = av.AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
+    part.sample_rate = frame.sample_rate
+    part.pts, part.time_base = (frame.pts or 0) + begin, frame.time_base
+    return part
