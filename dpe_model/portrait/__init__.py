@@ -1,0 +1,23 @@
+"""From full frames to portraits and back: detect, track, crop, mask, paste."""
+
+from .crop import Crop, crop_frames, frame_portraits
+from .detect import DETECTORS, DetectorError, Face, FaceDetector, load_detector
+from .mask import face_mask, feather_mask
+from .paste import paste_back
+from .track import Track, track_faces
+
+__all__ = [
+    "DETECTORS",
+    "Crop",
+    "DetectorError",
+    "Face",
+    "FaceDetector",
+    "Track",
+    "crop_frames",
+    "face_mask",
+    "feather_mask",
+    "frame_portraits",
+    "load_detector",
+    "paste_back",
+    "track_faces",
+]

@@ -1,0 +1,155 @@
+"""Putting edited crops back into the full frames, touching nothing outside the mask."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FrameError
+from ..frames import check_frames
+from .crop import Crop, as_array, check_fit
+from .mask import face_mask, feather_mask
+from .warp import corners, invert, shifted, warp
+
+COLOUR_MATCH = ("none", "mean_std")
+MAX_CONTRAST = 2.0
+"""Most that colour matching may stretch or flatten a channel."""
+
+
+def paste_back(
+    frames: Tensor, edited: Tensor, crop: Crop, mask: Tensor | None = None, colour_match: str = "none"
+) -> tuple[Tensor, Tensor]:
+    """Blend edited crops into the full frames they were cut from.
+
+    Where the mask is 0 the result equals the frame bit for bit. A chunk of a clip is pasted with `crop[start:stop]`.
+
+    Args:
+        frames: [N, H, W, 3] uint8 or floating point.
+        edited: [N, S, S, 3] the edited crops; any square size and either kind of values.
+        crop: where they were cut out.
+        mask: [N, s, s], [1, s, s] or [s, s] in 0..1 in the crop's square, any size; the face mask if None (without
+            landmarks the feathered crop). A mask of your own that is not 0 along the border shows the border.
+        colour_match: "none", or "mean_std": give the edited crop the mean and deviation the frame has inside the
+            mask, by channel in CIE Lab.
+
+    Returns:
+        The frames [N, H, W, 3] in their dtype on the CPU, and the mask [N, H, W] float32 that was used.
+        Frames with `crop.found` False come back untouched with an empty mask.
+
+    Raises:
+        FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
+        ValueError: an unknown `colour_match`.
+    """
+    if colour_match not in COLOUR_MATCH:
+        raise ValueError(f"colour_match: expected one of {', '.join(COLOUR_MATCH)}, got {colour_match!r}.")
+    frames, edited = check_frames(frames), check_frames(edited, "edited")
+    check_fit(frames, crop)
+    _check_edited(frames, edited)
+    masks = _crop_masks(mask, crop)
+    out = frames.to("cpu", memory_format=torch.contiguous_format, copy=True)
+    placed = torch.zeros(out.shape[:3], dtype=torch.float32)
+    for n in np.flatnonzero(crop.found):
+        _paste_one(out[n], placed[n], edited[n], masks[n % len(masks)], crop.matrix[n], colour_match)
+    return out, placed
+
+
+def _paste_one(
+    frame: Tensor, placed: Tensor, edited: Tensor, mask: np.ndarray, matrix: np.ndarray, colour_match: str
+) -> None:
+    """Blend one crop [S, S, 3] into one frame [H, W, 3] and its mask [H, W], both changed in place."""
+    box = _frame_box(matrix, frame.shape[0], frame.shape[1])
+    if box is None:
+        return
+    top, bottom, left, right = box
+    size = (bottom - top, right - left)
+    alpha = warp(mask, _to_frame(matrix, mask.shape[0], left, top), size, edge="zero")
+    inside = alpha > 0.0
+    if not inside.any():
+        return
+    new = _as_unit(warp(as_array(edited), _to_frame(matrix, edited.shape[0], left, top), size))
+    region = frame[top:bottom, left:right]
+    old = _as_unit(as_array(region))
+    if colour_match == "mean_std":
+        new = matched(new, old, alpha)
+    blended = old + alpha[..., None] * (new - old)
+    if frame.dtype == torch.uint8:
+        blended = np.clip(np.rint(blended * 255.0), 0, 255)
+    where = torch.from_numpy(inside)
+    region[where] = torch.from_numpy(blended[inside]).to(frame.dtype)
+    placed[top:bottom, left:right] = torch.from_numpy(alpha)
+
+
+def matched(new: np.ndarray, old: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`new` with the weighted mean and standard deviation of `old` in each channel of CIE Lab.
+
+    Reinhard, Ashikhmin, Gooch, Shirley: Color Transfer between Images (2001), there in another opponent space.
+
+    Args:
+        new: [h, w, 3] RGB float32 in 0..1.
+        old: [h, w, 3] the same.
+        weight: [h, w] what counts, 0..1, not all 0.
+    """
+    a, b = (cv2.cvtColor(np.clip(x, 0.0, 1.0), cv2.COLOR_RGB2Lab) for x in (new, old))
+    share = (weight / weight.sum(dtype=np.float64))[..., None]
+    mean_a, mean_b = (a * share).sum((0, 1)), (b * share).sum((0, 1))
+    deviation_a, deviation_b = (np.sqrt(((x - m) ** 2 * share).sum((0, 1))) for x, m in ((a, mean_a), (b, mean_b)))
+    gain = np.clip((deviation_b + 1e-3) / (deviation_a + 1e-3), 1.0 / MAX_CONTRAST, MAX_CONTRAST)
+    lab = ((a - mean_a) * gain + mean_b).astype(np.float32)
+    return np.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), 0.0, 1.0)
+
+
+def _frame_box(matrix: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:
+    """top, bottom, left, right of the crop in the frame, in whole pixels inside it; None if they do not meet."""
+    x0, y0, x1, y1 = corners(_to_frame(matrix, 1, 0, 0), 1.0, 1.0)
+    top, bottom = max(math.floor(y0), 0), min(math.ceil(y1), height)
+    left, right = max(math.floor(x0), 0), min(math.ceil(x1), width)
+    return (top, bottom, left, right) if top < bottom and left < right else None
+
+
+def _to_frame(matrix: np.ndarray, size: int, left: int, top: int) -> np.ndarray:
+    """[2, 3] from pixels of a crop of side `size` to pixels of the frame's part at (left, top)."""
+    return shifted(invert(matrix * float(size)), (0.0, 0.0), (-left, -top))
+
+
+def _as_unit(picture: np.ndarray) -> np.ndarray:
+    """uint8 or float32 values as float32 in 0..1."""
+    return picture.astype(np.float32) / np.float32(255.0) if picture.dtype == np.uint8 else picture
+
+
+def _check_edited(frames: Tensor, edited: Tensor) -> None:
+    if len(frames) != len(edited):
+        raise FrameError(
+            f"Expected as many edited crops as frames, got {len(frames)} frames and {len(edited)} edited. Render "
+            "every frame of the crop, or cut the frames to the shorter length before they are cropped."
+        )
+    if edited.shape[1] != edited.shape[2]:
+        raise FrameError(
+            f"edited: expected square pictures, got {edited.shape[2]}x{edited.shape[1]}. An upscaler or restorer "
+            "between must keep the shape."
+        )
+    bad = [n for n in range(len(edited)) if edited.is_floating_point() and not torch.isfinite(edited[n]).all()]
+    if bad:
+        raise FrameError(
+            f"edited: expected finite values, found NaN or infinity in {len(bad)} of {len(edited)} crops, the first "
+            f"at {bad[:5]}. Check the node before (a half-precision upscaler or VAE is the usual cause)."
+        )
+
+
+def _crop_masks(mask: Tensor | None, crop: Crop) -> np.ndarray:
+    """Masks [N or 1, s, s] float32 in 0..1."""
+    if mask is None:
+        mask = feather_mask(crop.size) if crop.landmarks is None else face_mask(crop)
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or mask.shape[1] != mask.shape[2] or len(mask) not in (1, len(crop)):
+        raise FrameError(
+            f"mask: expected [{len(crop)}, s, s] or one square mask for all in the crop's square, got "
+            f"{list(mask.shape)}."
+        )
+    if not torch.isfinite(mask).all():
+        raise FrameError("mask: expected values in 0..1, found NaN or infinity.")
+    return np.ascontiguousarray(mask.detach().float().clamp(0.0, 1.0).cpu().numpy())
