@@ -1,0 +1,20 @@
+"""What the ComfyUI graph sees: one file a stage, each node thin over `dpe_model`."""
+
+from .load import LoadDPEModel, register_model_folder
+from .motion import EditLatent, EncodeMotion, LoadMotion, SaveMotion
+from .portrait import CropPortrait, PasteBack
+from .render import RenderExpression, RenderPose
+
+NODES = (
+    LoadDPEModel,
+    CropPortrait,
+    EncodeMotion,
+    EditLatent,
+    RenderExpression,
+    RenderPose,
+    PasteBack,
+    SaveMotion,
+    LoadMotion,
+)
+
+__all__ = ["NODES", "register_model_folder"]

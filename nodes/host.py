@@ -1,0 +1,90 @@
+"""The host's services, in the form the engine takes them: memory, progress, interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import comfy.model_management as memory
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
+
+from ..dpe_model.checkpoint import Checkpoint
+from ..dpe_model.engine import Engine, Services
+from ..dpe_model.frames import to_uint8
+
+BYTES_A_FRAME = {torch.float32: 180 * 2**20}
+"""Working memory of one 256 px picture in flight (features of source and generator), by precision."""
+BYTES_A_FRAME_HALF = 100 * 2**20
+PREVIEW_SIZE = 512
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a DPE_MODEL socket carries: the network under the host's memory management."""
+
+    patcher: ModelPatcher
+    checkpoint: Checkpoint
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> LoadedModel:
+        """Put a checkpoint's network under the host's memory management."""
+        patcher = ModelPatcher(checkpoint.network, memory.get_torch_device(), memory.unet_offload_device())
+        return cls(patcher, checkpoint)
+
+
+class Progress:
+    """A progress bar that counts frames and can show the last one."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.bar = comfy.utils.ProgressBar(total)
+
+    def add(self, count: int, frames: torch.Tensor | None = None) -> None:
+        """Count frames; `frames` [n, H, W, 3], if given, are previewed."""
+        self.done = min(self.done + count, self.total)
+        self.bar.update_absolute(self.done, self.total, None if frames is None else preview(frames[-1]))
+
+
+def preview(frame: torch.Tensor) -> tuple[str, Image.Image, int]:
+    """A frame [H, W, 3] as the host's progress bar takes it."""
+    return "JPEG", Image.fromarray(to_uint8(frame).cpu().numpy()), PREVIEW_SIZE
+
+
+def check_interrupt() -> None:
+    """Stop here if the user asked to."""
+    memory.throw_exception_if_processing_interrupted()
+
+
+def engine(model: LoadedModel, progress: Progress | None = None) -> Engine:
+    """An engine on the host's device, the network loaded there and room made for one chunk."""
+    device = model.patcher.load_device
+    half = model.checkpoint.network.compute_dtype != torch.float32
+    each = BYTES_A_FRAME_HALF if half else BYTES_A_FRAME[torch.float32]
+    scale = (model.checkpoint.config.size / 256) ** 2
+    chunk = 4 if memory.is_device_cpu(device) else 16
+    memory.load_models_gpu([model.patcher], memory_required=int(each * scale * chunk), force_full_load=True)
+    services = Services(
+        on_frames=(lambda count: None) if progress is None else progress.add,
+        check_interrupt=check_interrupt,
+        free_memory=memory.soft_empty_cache,
+    )
+    return Engine(model.checkpoint, device, chunk, services)
+
+
+def gather(chunks: Iterator[torch.Tensor], length: int, progress: Progress | None = None) -> torch.Tensor:
+    """Chunks of frames as one IMAGE [length, H, W, 3] where the host keeps results."""
+    images: torch.Tensor | None = None
+    start = 0
+    for chunk in chunks:
+        if images is None:
+            images = torch.empty((length, *chunk.shape[1:]), dtype=chunk.dtype, device=memory.intermediate_device())
+        images[start : start + len(chunk)] = chunk
+        start += len(chunk)
+        if progress is not None:
+            progress.add(len(chunk), chunk)
+    if images is None or start != length:
+        raise RuntimeError(f"expected {length} frames, got {start}")
+    return images

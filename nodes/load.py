@@ -1,0 +1,136 @@
+"""LoadDPEModel: a model file to the DPE_MODEL socket."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..dpe_model.bundled import bundled_models
+from ..dpe_model.checkpoint import RELEASE_PAGE, BranchRoles, Checkpoint, load_checkpoint
+from ..dpe_model.engine import PRECISIONS, resolve_precision
+from ..dpe_model.errors import CheckpointError
+from . import host
+from .sockets import CATEGORY, DPEModel
+
+logger = logging.getLogger("ComfyUI-DPE")
+
+FOLDER = "dpe"
+EXTENSIONS = {".safetensors", ".pt"}
+BUNDLED = "bundled: "
+ROLES = {
+    "from the file": None,
+    "pose branch edits expression (as released)": BranchRoles(expression="pose", pose="exp"),
+    "exp branch edits expression": BranchRoles(expression="exp", pose="pose"),
+}
+
+
+def register_model_folder() -> None:
+    """Make `models/dpe` a model folder, beside those an extra_model_paths.yaml may have named already."""
+    default = Path(folder_paths.models_dir) / FOLDER
+    folder_paths.add_model_folder_path(FOLDER, str(default))
+    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(EXTENSIONS))
+
+
+def model_names() -> list[str]:
+    """What the node offers: the user's files, then the bundled ones."""
+    return [*folder_paths.get_filename_list(FOLDER), *(BUNDLED + p.name for p in bundled_models())]
+
+
+def model_path(name: str) -> Path:
+    """The file behind a name that the node offers.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if name.startswith(BUNDLED):
+        found = [p for p in bundled_models() if BUNDLED + p.name == name]
+        # A workflow may name a bundled model of an earlier release.
+        return found[0] if found else _newest_bundled(name)
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
+        raise CheckpointError(
+            f"{name}: no such model in {folders}. Get the released model from {RELEASE_PAGE} (Trained Models), put the "
+            "file there, press R to refresh, and choose it; or choose the bundled one."
+        )
+    return Path(path)
+
+
+def _newest_bundled(name: str) -> Path:
+    models = bundled_models()
+    if not models:
+        raise CheckpointError(f"{name}: the pack came without its bundled model. Install it again.")
+    logger.warning("%s is not part of this version; using %s.", name, models[0].name)
+    return models[0]
+
+
+class LoadDPEModel(io.ComfyNode):
+    """A model file to the DPE_MODEL socket."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        names = model_names()
+        return io.Schema(
+            node_id="DPE_LoadDPEModel",
+            display_name="Load DPE Model",
+            category=CATEGORY,
+            description=(
+                "Opens a DPE model. The released model is the one for real people: download dpe.pt from "
+                f"{RELEASE_PAGE} (see Trained Models) and put it into ComfyUI/models/dpe. The bundled model is small "
+                "and runs without a download."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=names,
+                    default=names[0] if names else None,
+                    tooltip="A .pt or .safetensors file in models/dpe, or the model that came with the pack.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    tooltip=(
+                        "Precision of the convolutions. auto: fp32 on the CPU, bf16 or fp16 on a GPU. fp32 is exact; "
+                        "half precision is faster and needs half the memory."
+                    ),
+                ),
+                io.Combo.Input(
+                    "roles",
+                    options=list(ROLES),
+                    default="from the file",
+                    optional=True,
+                    tooltip=(
+                        "Which of the model's two branches edits the expression. Which one it is, is decided by chance "
+                        "in training; files saved by this pack say so, others are taken to be like the released model. "
+                        "Change it only if Render Expression moves the head."
+                    ),
+                ),
+            ],
+            outputs=[DPEModel.Output(display_name="model")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, **_: object) -> str:
+        """Load again when the file has changed."""
+        stat = model_path(model).stat()
+        return f"{model}:{stat.st_mtime_ns}:{stat.st_size}"
+
+    @classmethod
+    def execute(cls, model: str, precision: str = "auto", roles: str = "from the file") -> io.NodeOutput:
+        """Open the file and hand the network to the host's memory management."""
+        dtype = resolve_precision(precision, host.memory.get_torch_device())
+        checkpoint = load_checkpoint(model_path(model), dtype)
+        chosen = ROLES[roles]
+        if chosen is not None:
+            checkpoint = Checkpoint(
+                checkpoint.network, chosen, checkpoint.fingerprint, checkpoint.name, checkpoint.metadata
+            )
+        if model.startswith(BUNDLED):
+            logger.info("Using the bundled model. The released model for real people: %s", RELEASE_PAGE)
+        return io.NodeOutput(host.LoadedModel.of(checkpoint))

@@ -1,0 +1,220 @@
+"""EncodeMotion, EditLatent, SaveMotion, LoadMotion: pictures to numbers, and what is done with the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..dpe_model.errors import MotionError
+from ..dpe_model.latent import Latent
+from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Edit, Motion
+from . import host
+from .sockets import CATEGORY, DPELatent, DPEModel, DPEMotion
+
+MOTION_ENDING = ".motion.safetensors"
+
+STRENGTH_TOOLTIP = "0 = the source's own, 1 = the driver's, between = a mixture, above 1 = exaggerated."
+
+
+class EncodeMotion(io.ComfyNode):
+    """Portrait pictures to a latent (who) and a motion (how they move)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DPE_EncodeMotion",
+            display_name="DPE Encode Motion",
+            category=CATEGORY,
+            description=(
+                "Encodes square portrait pictures. For the person to edit, use the latent; for the person who drives, "
+                "use the motion. Pictures of another size are resized; crop full frames with DPE Crop Portrait first."
+            ),
+            inputs=[
+                DPEModel.Input("model", tooltip="From Load DPE Model."),
+                io.Image.Input("image", tooltip="Square pictures of one face: a clip, or a single still."),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Frames per second of the clip, kept with the motion. 0 = unknown.",
+                ),
+            ],
+            outputs=[
+                DPELatent.Output(display_name="latent", tooltip="The person: appearance, own movement, no edits yet."),
+                DPEMotion.Output(display_name="motion", tooltip="How the person moves: 20 numbers a frame."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: host.LoadedModel, image: torch.Tensor, fps: float = 0.0) -> io.NodeOutput:
+        """Encode every frame once."""
+        engine = host.engine(model, host.Progress(len(image)))
+        latent = engine.encode(image, fps or None)
+        return io.NodeOutput(latent, latent.motion)
+
+
+class EditLatent(io.ComfyNode):
+    """Adds edits to a latent: another expression, another pose, or both."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DPE_EditLatent",
+            display_name="DPE Edit Latent",
+            category=CATEGORY,
+            description=(
+                "Lets a driver's motion take over the expression, the pose, or each from another driver. Nothing is "
+                "rendered yet: follow with DPE Render Expression or DPE Render Pose. For both, render the expression, "
+                "encode the result, then edit and render the pose."
+            ),
+            inputs=[
+                DPELatent.Input("latent", tooltip="The person to edit, from DPE Encode Motion."),
+                DPEMotion.Input(
+                    "expression", optional=True, tooltip="Whose expression to take. Leave open to keep it."
+                ),
+                DPEMotion.Input("pose", optional=True, tooltip="Whose head pose to take. Leave open to keep it."),
+                io.Float.Input(
+                    "expression_strength", default=1.0, min=-2.0, max=4.0, step=0.01, tooltip=STRENGTH_TOOLTIP
+                ),
+                io.Float.Input("pose_strength", default=1.0, min=-2.0, max=4.0, step=0.01, tooltip=STRENGTH_TOOLTIP),
+                io.Combo.Input(
+                    "mode",
+                    options=list(EDIT_MODES),
+                    default="absolute",
+                    tooltip=(
+                        "absolute: the driver's motion as it is. relative: the driver's change since its reference "
+                        "frame is added to the source's own movement; keeps the source's rest expression and framing."
+                    ),
+                ),
+                io.Int.Input(
+                    "reference_frame",
+                    default=0,
+                    min=-100000,
+                    max=100000,
+                    step=1,
+                    tooltip="The driver's frame that counts as its rest, for relative mode. -1 is the last frame.",
+                ),
+                io.Combo.Input(
+                    "length",
+                    options=list(LENGTH_POLICIES),
+                    default="hold",
+                    tooltip=(
+                        "Where source and driver differ in length. trim: the shorter one counts. Otherwise the "
+                        "source's length is kept, and a shorter driver holds its last frame (hold), starts again "
+                        "(loop) or runs back and forth (ping_pong). A still source takes the longest driver's length."
+                    ),
+                ),
+            ],
+            outputs=[DPELatent.Output(display_name="latent", tooltip="The person with the edits to be rendered.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        latent: Latent,
+        expression_strength: float,
+        pose_strength: float,
+        mode: str,
+        reference_frame: int,
+        length: str,
+        expression: Motion | None = None,
+        pose: Motion | None = None,
+    ) -> io.NodeOutput:
+        """Note the edits; numbers only."""
+        if length not in LENGTH_POLICIES:
+            raise MotionError(f"length: expected one of {', '.join(LENGTH_POLICIES)}, got {length!r}.")
+        edited = latent.with_policy(length)
+        if expression is not None:
+            edited = edited.with_edit("expression", Edit(expression, expression_strength, mode, reference_frame))
+        if pose is not None:
+            edited = edited.with_edit("pose", Edit(pose, pose_strength, mode, reference_frame))
+        return io.NodeOutput(edited)
+
+
+class SaveMotion(io.ComfyNode):
+    """A motion to a file in the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DPE_SaveMotion",
+            display_name="DPE Save Motion",
+            category=CATEGORY,
+            description="Saves a motion as a small .safetensors file in the output folder, for DPE Load Motion.",
+            is_output_node=True,
+            inputs=[
+                DPEMotion.Input("motion", tooltip="From DPE Encode Motion."),
+                io.String.Input("filename_prefix", default="dpe/motion", tooltip="Folder and beginning of the name."),
+            ],
+            outputs=[DPEMotion.Output(display_name="motion", tooltip="The same motion, to go on with.")],
+        )
+
+    @classmethod
+    def execute(cls, motion: Motion, filename_prefix: str) -> io.NodeOutput:
+        """Write the file under the next free number."""
+        folder, name, counter, *_ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        # The host's counter only knows names of the form name_00001_.ending, which ours are.
+        motion.save(Path(folder) / f"{name}_{counter:05}_{MOTION_ENDING}")
+        return io.NodeOutput(motion)
+
+
+def motion_files() -> list[str]:
+    """Motion files in the input and the output folder, as the host's annotated names."""
+    found: list[str] = []
+    for root, label in ((folder_paths.get_input_directory(), ""), (folder_paths.get_output_directory(), " [output]")):
+        paths = sorted(Path(root).rglob("*.safetensors"))
+        found += [p.relative_to(root).as_posix() + label for p in paths]
+    return found
+
+
+class LoadMotion(io.ComfyNode):
+    """A motion file to a motion."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DPE_LoadMotion",
+            display_name="DPE Load Motion",
+            category=CATEGORY,
+            description="Loads a motion saved by DPE Save Motion. It fits the checkpoint it was measured with.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=motion_files(),
+                    tooltip="A motion file in the input or the output folder. Press R after saving a new one.",
+                ),
+            ],
+            outputs=[DPEMotion.Output(display_name="motion", tooltip="How the person moves: 20 numbers a frame.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: object) -> str:
+        """Load again when the file has changed."""
+        stat = _motion_path(file).stat()
+        return f"{file}:{stat.st_mtime_ns}:{stat.st_size}"
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        """Read the file."""
+        return io.NodeOutput(Motion.load(_motion_path(file)))
+
+
+def _motion_path(file: str) -> Path:
+    path = folder_paths.get_annotated_filepath(file) if file else None
+    if path is None or not Path(path).is_file():
+        raise MotionError(
+            f"{file!r}: no such motion file in the input or output folder. Save one with DPE Save Motion."
+        )
+    return Path(path)

@@ -1,0 +1,71 @@
+"""RenderExpression and RenderPose: a latent's pending edits to pictures."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..dpe_model.checkpoint import Role
+from ..dpe_model.latent import Latent
+from . import host
+from .sockets import CATEGORY, DPELatent, DPEModel
+
+
+def _render(model: host.LoadedModel, latent: Latent, role: Role) -> torch.Tensor:
+    engine = host.engine(model)
+    return host.gather(engine.render(latent, role), latent.length, host.Progress(latent.length))
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        DPEModel.Input("model", tooltip="The model that encoded the latent."),
+        DPELatent.Input("latent", tooltip="From DPE Edit Latent. Without an edit, the person is reproduced as is."),
+    ]
+
+
+class RenderExpression(io.ComfyNode):
+    """Renders the expression edits of a latent; the head keeps its pose."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DPE_RenderExpression",
+            display_name="DPE Render Expression",
+            category=CATEGORY,
+            description=(
+                "Renders the latent's expression edit; the head keeps its pose. The result has the model's size and "
+                "may pass through any face restorer or upscaler before DPE Paste Back."
+            ),
+            inputs=_inputs(),
+            outputs=[io.Image.Output(display_name="image", tooltip="Edited portraits, at the model's size.")],
+        )
+
+    @classmethod
+    def execute(cls, model: host.LoadedModel, latent: Latent) -> io.NodeOutput:
+        """Render through the branch that edits expression."""
+        return io.NodeOutput(_render(model, latent, "expression"))
+
+
+class RenderPose(io.ComfyNode):
+    """Renders the pose edits of a latent; the face keeps its expression."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DPE_RenderPose",
+            display_name="DPE Render Pose",
+            category=CATEGORY,
+            description=(
+                "Renders the latent's pose edit; the face keeps its expression. In absolute mode the result takes the "
+                "driver's framing too. Pasting a pose edit back into its frame seldom works: the neck no longer fits."
+            ),
+            inputs=_inputs(),
+            outputs=[io.Image.Output(display_name="image", tooltip="Edited portraits, at the model's size.")],
+        )
+
+    @classmethod
+    def execute(cls, model: host.LoadedModel, latent: Latent) -> io.NodeOutput:
+        """Render through the branch that edits pose."""
+        return io.NodeOutput(_render(model, latent, "pose"))
