@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -20,10 +19,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .files import write_safetensors
 from .network import BRANCHES, Branch, DPENetwork, NetworkConfig
 
 Role = Literal["expression", "pose"]
@@ -173,13 +172,7 @@ def save_checkpoint(
     entries = {**(metadata or {}), "format": FORMAT, "roles": json.dumps({r: roles.branch(r) for r in ROLES})}
     tensors = {n: t.detach().to("cpu", dtype).contiguous() for n, t in network.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            save_file(tensors, partial, metadata=entries)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_safetensors(path, tensors, entries)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error}). Choose another place.") from error
 

@@ -43,6 +43,10 @@ class Latent:
         """Pending edits of a role."""
         return self.expression if role == "expression" else self.pose
 
+    def with_policy(self, policy: LengthPolicy) -> Latent:
+        """This latent with another length policy, which holds for all of its edits."""
+        return replace(self, policy=policy)
+
     def with_edit(self, role: Role, edit: Edit) -> Latent:
         """This latent with one more edit.
 

@@ -12,7 +12,6 @@ are affine in alpha, so interpolating alpha is interpolating codes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import MotionError
+from .files import write_safetensors
 
 LengthPolicy = Literal["trim", "hold", "loop", "ping_pong"]
 """What happens where source and driver differ in length: `trim` to the shorter; else the source's length is kept (a
@@ -70,14 +69,8 @@ class Motion:
         """
         path = Path(path)
         metadata = {"format": FORMAT, "checkpoint": self.checkpoint, "fps": json.dumps(self.fps)}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file({"alpha": self.alpha.contiguous()}, partial, metadata=metadata)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_safetensors(path, {"alpha": self.alpha.contiguous()}, metadata)
         except (OSError, SafetensorError) as error:
             raise MotionError(f"{path}: the motion cannot be written ({error}). Choose another place.") from error
 
