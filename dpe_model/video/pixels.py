@@ -50,7 +50,7 @@ class Orientation:
     def rotation(self) -> int:
         """Degrees clockwise, 0, 90, 180 or 270; of a mirrored picture, the turn after mirroring it left to right."""
         if self.transpose:
-            return 90 if self.flip_x != self.mirrored else 270
+            return 90 if self.flip_x else 270
         return 180 if self.flip_y else 0
 
     @property

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import av
 import av.error
@@ -32,6 +32,9 @@ PICTURE_FPS = Fraction(25)
 
 MAX_BYTES = 4 * 1024**3
 """What `read_frames` takes into memory unless it is told to take more."""
+
+Pictures: TypeAlias = Generator[tuple[np.ndarray, Fraction], None, None]
+"""Pictures RGB uint8 [H, W, 3] with their time stamps in seconds."""
 
 _ATTACHED_PICTURE = 0x400
 """AV_DISPOSITION_ATTACHED_PIC: the cover of a sound file."""
@@ -77,7 +80,7 @@ class FrameSource(ABC):
         self._counted = info.frames
 
     @abstractmethod
-    def _pictures(self, start: int, stop: int | None) -> Iterator[tuple[np.ndarray, Fraction]]:
+    def _pictures(self, start: int, stop: int | None) -> Pictures:
         """Pictures [H, W, 3] uint8 and their time stamps in seconds, those before `start` not converted."""
 
     @abstractmethod
@@ -101,7 +104,7 @@ class FrameSource(ABC):
             raise VideoError(f"{self.info.path}: expected n >= 1 and 0 <= start <= stop, got {n=}, {start=}, {stop=}.")
         pictures: list[np.ndarray] = []
         times: list[Fraction] = []
-        with closing(self._pictures(start, stop)) as decoded:  # type: ignore[type-var]
+        with closing(self._pictures(start, stop)) as decoded:
             for picture, time in decoded:
                 pictures.append(picture)
                 times.append(time)
@@ -184,7 +187,7 @@ class _Pictures(FrameSource):
         super().__init__(info)
         self._paths = paths
 
-    def _pictures(self, start: int, stop: int | None) -> Iterator[tuple[np.ndarray, Fraction]]:
+    def _pictures(self, start: int, stop: int | None) -> Pictures:
         for i, path in enumerate(self._paths[start:stop], start):
             yield read_picture(path), i / self.info.fps
 
@@ -197,12 +200,12 @@ class _Video(FrameSource):
         super().__init__(info)
         self._orientation = orientation
 
-    def _pictures(self, start: int, stop: int | None) -> Iterator[tuple[np.ndarray, Fraction]]:
+    def _pictures(self, start: int, stop: int | None) -> Pictures:
         width, height = self.info.width, self.info.height
         if self._orientation.transpose:
             width, height = height, width
         last: Fraction | None = None
-        with closing(_decode(self.info.path)) as frames:  # type: ignore[type-var]
+        with closing(_decode(self.info.path)) as frames:
             for i, frame in enumerate(islice(frames, stop)):
                 last = _time_of(frame, last, self.info)
                 if i >= start:
@@ -275,7 +278,7 @@ def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
         elif container.duration is not None:
             duration = Fraction(container.duration, av.time_base)
         has_audio = bool(container.streams.audio)
-    with closing(_decode(path, quick=True)) as decoded:  # type: ignore[type-var]
+    with closing(_decode(path, quick=True)) as decoded:
         first = next(decoded)
     orientation = orientation_of(first)
     width, height = (first.height, first.width) if orientation.transpose else (first.width, first.height)
@@ -295,7 +298,7 @@ def _time_of(frame: av.VideoFrame, last: Fraction | None, info: VideoInfo) -> Fr
     return time if time is not None and time > last else last + 1 / info.fps
 
 
-def _decode(path: Path, quick: bool = False) -> Iterator[av.VideoFrame]:
+def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, None]:
     """Decoded frames in the order shown, what cannot be decoded skipped, with a warning when that was the case.
 
     Args:

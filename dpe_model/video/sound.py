@@ -38,7 +38,9 @@ Pieces: TypeAlias = Generator[tuple[Fraction, Fraction, Piece], None, None]
 
 
 class SoundTrack:
-    """Copies the first sound stream of `source` into `output`, a stretch at a time, so that memory stays flat.
+    """Copies the sound of `source` into `output`, a stretch at a time, so that memory stays flat.
+
+    Of several sound streams, the first that can be read.
 
     Must be made before anything is written to `output`.
 
@@ -55,7 +57,7 @@ class SoundTrack:
         self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
         with naming(source, "opening", "Its sound was asked for; the file may be truncated."):
             self._input: InputContainer = av.open(str(source), metadata_errors="replace")
-        self._stream: AudioStream = self._input.streams.audio[0]
+        self._stream: AudioStream = next(s for s in self._input.streams.audio if s.codec_context is not None)
         takes = COPIED[container]
         codec = self._stream.codec_context.name
         self._copy = takes is None or codec in takes

@@ -1,0 +1,145 @@
+"""One encoder, one container: pictures and sound into a video file."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.container import OutputContainer
+
+from ..errors import VideoError
+from .pixels import from_rgb
+from .reader import first_time
+from .sound import SoundTrack
+
+logger = logging.getLogger(__name__)
+
+TIME_BASE = Fraction(1, 360000)
+"""For given time stamps: exact for milliseconds, 24, 25 and 30 fps and their 1000/1001 kin."""
+
+_BT709, _LIMITED = 1, 1
+
+
+class VideoSink:
+    """An encoder and, beside it, the sound; opened with the first picture, whose size it takes."""
+
+    def __init__(
+        self,
+        path: Path,
+        container: str,
+        fps: Fraction,
+        codec: str | None,
+        crf: int | None,
+        pix_fmt: str,
+        sound: Path | None,
+        audio_start: Fraction | None,
+    ) -> None:
+        self._path, self._format, self._fps, self._pix_fmt = path, container, fps, pix_fmt
+        self._codec = codec or ("libvpx-vp9" if container == "webm" else "libx264")
+        self._step = _halvings(path, self._codec, pix_fmt)
+        self._options = _options(self._codec, crf)
+        self._sound_path, self._audio_start = sound, audio_start
+        self._container: OutputContainer | None = None
+        self._stream: Any = None
+        self._sound: SoundTrack | None = None
+        self._origin = Fraction(0)
+        self._last = Fraction(-1)
+        self._end = Fraction(0)
+
+    def add(self, picture: np.ndarray, time: Fraction | None) -> None:
+        """Encodes a picture RGB uint8 [H, W, 3]; `time` in seconds, or None for the next tick of a constant rate."""
+        picture = self._even(picture)
+        container = self._container or self._start(picture, time)
+        if time is None:
+            at = round(self._end * self._fps) / self._fps
+        else:
+            at = time - self._origin
+            if at <= self._last:
+                raise VideoError(
+                    f"{self._path}: expected increasing time stamps, got {float(time):.6f} s after "
+                    f"{float(self._last + self._origin):.6f} s."
+                )
+        frame = from_rgb(picture, self._pix_fmt)
+        base = self._stream.codec_context.time_base
+        frame.pts, frame.time_base = round(at / base), base
+        self._last, self._end = at, at + 1 / self._fps
+        container.mux(self._stream.encode(frame))
+        if self._sound is not None:
+            self._sound.write_until(at)
+
+    def finish(self) -> None:
+        """Writes what the encoder still holds, the rest of the sound and the container's index."""
+        if self._container is None:
+            return
+        self._container.mux(self._stream.encode(None))
+        if self._sound is not None:
+            self._sound.finish(self._end)
+        self._container.close()
+        self._container = None
+
+    def close(self) -> None:
+        """Lets go of the files, finished or not."""
+        if self._sound is not None:
+            self._sound.close()
+        if self._container is not None:
+            container, self._container = self._container, None
+            try:
+                container.close()
+            except (av.error.FFmpegError, OSError) as error:
+                logger.warning("%s: closing failed: %s", self._path, error)
+
+    def _start(self, picture: np.ndarray, time: Fraction | None) -> OutputContainer:
+        options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
+        container = av.open(str(self._path), "w", format=self._format, options=options)
+        self._container = container
+        stream: Any = container.add_stream(self._codec, rate=self._fps, options=self._options)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = self._pix_fmt
+        context = stream.codec_context
+        context.time_base = 1 / self._fps if time is None else TIME_BASE
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        self._stream = stream
+        self._origin = time if time is not None else Fraction(0)
+        if self._sound_path is not None:
+            origin = time if time is not None else first_time(self._sound_path) + (self._audio_start or 0)
+            self._sound = SoundTrack(self._sound_path, container, self._format, origin)
+        return container
+
+    def _even(self, picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        down, right = -height % self._step[0], -width % self._step[1]
+        return np.pad(picture, ((0, down), (0, right), (0, 0)), mode="edge") if down or right else picture
+
+
+def _halvings(path: Path, codec: str, pix_fmt: str) -> tuple[int, int]:
+    """What height and width must be multiples of, by the encoder's chroma subsampling.
+
+    Raises:
+        VideoError: no such encoder or pixel format here.
+    """
+    try:
+        av.Codec(codec, "w")
+        layout = av.VideoFormat(pix_fmt)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise VideoError(
+            f"{path}: this PyAV has no encoder {codec!r} or no pixel format {pix_fmt!r}. Choose another codec, "
+            "or install PyAV's own wheel: pip install av."
+        ) from error
+    probe = 64
+    return probe // layout.chroma_height(probe), probe // layout.chroma_width(probe)
+
+
+def _options(codec: str, crf: int | None) -> dict[str, str]:
+    if crf is not None and crf < 0:
+        raise VideoError(f"Expected a crf of 0 or above, got {crf}.")
+    if codec.startswith("libvpx"):
+        return {"crf": str(28 if crf is None else crf), "b": "0", "row-mt": "1", "cpu-used": "4"}
+    if codec in ("libx264", "libx265"):
+        return {"crf": str(18 if crf is None else crf)}
+    return {} if crf is None else {"crf": str(crf)}

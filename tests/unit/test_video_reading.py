@@ -1,0 +1,278 @@
+"""Reading: what a clip is, its frames, its clock, its turn, its colours; and what cannot be read."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dpe_model.errors import VideoError
+from dpe_model.video import open_frames, probe, read_frames, reader
+
+from .video_samples import (
+    CHART,
+    chart_frame,
+    clicks,
+    corner_frames,
+    corners,
+    counted_frames,
+    encode,
+    numbers,
+    turn,
+)
+
+
+def test_probe_tells_size_rate_count_and_sound(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "a.mp4", corner_frames(9), Fraction(30000, 1001), sound=clicks([0.1], 0.3))
+    info = probe(clip)
+    assert (info.width, info.height, info.fps, info.frames) == (64, 32, Fraction(30000, 1001), 9)
+    assert (info.has_audio, info.rotation, info.kind, info.start) == (True, 0, "video", 0)
+    assert info.duration == 9 * Fraction(1001, 30000)
+
+
+def test_chunks_have_the_asked_size_and_can_be_read_again(tmp_path: Path) -> None:
+    source = open_frames(encode(tmp_path / "a.mp4", counted_frames(11)))
+    for _ in range(2):
+        chunks = list(source.chunks(4))
+        assert [len(c) for c in chunks] == [4, 4, 3]
+        assert chunks[0].dtype == torch.uint8 and chunks[0].shape[1:] == (32, 32, 3)
+        assert numbers(torch.cat(chunks)) == list(range(11))
+
+
+def test_start_and_stop_choose_exact_frames(tmp_path: Path) -> None:
+    source = open_frames(encode(tmp_path / "a.mp4", counted_frames(30), gop=10))
+    assert numbers(torch.cat(list(source.chunks(4, start=13, stop=22)))) == list(range(13, 22))
+    assert list(source.chunks(4, start=5, stop=5)) == []
+    with pytest.raises(VideoError, match="start <= stop"):
+        next(source.chunks(4, start=5, stop=4))
+
+
+def test_the_first_chunk_does_not_decode_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_frames(encode(tmp_path / "a.mp4", counted_frames(60), gop=10))
+    converted = []
+    convert = reader.to_rgb
+    monkeypatch.setattr(reader, "to_rgb", lambda *a: converted.append(1) or convert(*a))
+    chunks = source.chunks(4)
+    next(chunks)
+    assert len(converted) == 4
+    chunks.close()
+
+
+def test_frames_are_counted_where_the_container_does_not_know(tmp_path: Path) -> None:
+    source = open_frames(encode(tmp_path / "a.mkv", counted_frames(17)))
+    assert source.info.frames is None
+    assert source.count_frames() == len(source) == 17
+
+
+def test_time_stamps_of_uneven_clips_survive(tmp_path: Path) -> None:
+    pts = [Fraction(t, 1000) for t in (0, 33, 66, 200, 250, 600)]
+    source = open_frames(encode(tmp_path / "a.mp4", counted_frames(6), 30, pts=pts))
+    timed = list(source.timed_chunks(4))
+    assert [len(times) for _, times in timed] == [4, 2]
+    assert [t for _, times in timed for t in times] == pts
+
+
+@pytest.mark.parametrize(
+    ("matrix", "rotation", "mirrored", "upright"),
+    [
+        ((1, 0, 0, 1), 0, False, "RGBW"),
+        ((0, 1, -1, 0), 90, False, "BRWG"),
+        ((-1, 0, 0, -1), 180, False, "WBGR"),
+        ((0, -1, 1, 0), 270, False, "GWRB"),
+        ((-1, 0, 0, 1), 0, True, "GRWB"),
+        ((1, 0, 0, -1), 180, True, "BWRG"),
+        ((0, 1, 1, 0), 270, True, "RBGW"),
+        ((0, -1, -1, 0), 90, True, "WGBR"),
+    ],
+)
+def test_stored_pictures_are_turned_upright(
+    tmp_path: Path, matrix: tuple[int, int, int, int], rotation: int, mirrored: bool, upright: str
+) -> None:
+    source = open_frames(turn(encode(tmp_path / "a.mp4", corner_frames(3)), matrix))
+    info = source.info
+    assert (info.rotation, info.mirrored) == (rotation, mirrored)
+    assert (info.width, info.height) == ((32, 64) if matrix[0] == 0 else (64, 32))
+    frames = next(source.chunks(3))
+    assert frames.shape == (3, info.height, info.width, 3)
+    assert corners(frames[0]) == upright
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6], ids=["bt709", "bt470bg", "smpte170m"])
+@pytest.mark.parametrize("value_range", [1, 2], ids=["limited", "full"])
+def test_colours_follow_the_tags_of_the_stream(tmp_path: Path, matrix: int, value_range: int) -> None:
+    clip = encode(tmp_path / "a.mp4", chart_frame().expand(2, -1, -1, -1), colour=(matrix, value_range))
+    frame = read_frames(clip)[0]
+    for i, colour in enumerate(CHART):
+        seen = frame[64, 16 * i + 8].int()
+        assert int((seen - torch.tensor(colour)).abs().max()) <= 4, (i, seen)
+
+
+def test_untagged_pictures_are_bt709_when_large_and_bt601_when_small(tmp_path: Path) -> None:
+    green = {}
+    for side in (128, 720):
+        luma = np.full((side * 3 // 2, side), 128, np.uint8)
+        luma[:side] = 145  # limited-range BT.601 green is (145, 54, 34)
+        luma[side : side + side // 4], luma[side + side // 4 :] = 54, 34
+        path = tmp_path / f"{side}.mkv"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"crf": "0"})
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(luma, format="yuv420p")))
+            container.mux(stream.encode(None))
+        green[side] = read_frames(path)[0, side // 2, side // 2].tolist()
+    assert np.abs(np.array(green[128]) - (0, 255, 0)).max() <= 3
+    assert np.abs(np.array(green[720]) - (0, 217, 0)).max() <= 12
+    assert np.abs(np.array(green[128]) - np.array(green[720])).max() > 5
+
+
+def test_reading_too_much_into_memory_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "a.mp4", counted_frames(20))
+    assert numbers(read_frames(clip, limit=5)) == [0, 1, 2, 3, 4]
+    assert len(read_frames(clip, max_bytes=20 * 32 * 32 * 3)) == 20
+    with pytest.raises(VideoError, match=r"20 frames of 32x32 .*chunks.*max_bytes"):
+        read_frames(clip, max_bytes=20 * 32 * 32 * 3 - 1)
+    with pytest.raises(VideoError, match="at least 1"):
+        read_frames(clip, limit=0)
+
+
+def picture(path: Path, mode: str) -> Path:
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    rgb.convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("a.png", "RGB"), ("a.png", "RGBA"), ("a.png", "L"), ("a.png", "LA"), ("a.png", "P"), ("a.png", "1"),
+     ("a.bmp", "RGB"), ("a.tif", "RGB"), ("a.TIFF", "CMYK"), ("a.webp", "RGB"), ("a.JPG", "L")],
+)  # fmt: skip
+def test_pictures_of_all_modes_become_rgb(tmp_path: Path, name: str, mode: str) -> None:
+    path = picture(tmp_path / name, mode)
+    source = open_frames(path)
+    assert (source.info.kind, source.info.frames, source.info.has_audio) == ("picture", 1, False)
+    frames = next(source.chunks(8))
+    assert frames.shape == (1, 20, 24, 3) and frames.dtype == torch.uint8
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    assert np.array_equal(frames[0].numpy(), expected)
+
+
+def test_deep_grey_pictures_are_scaled_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 24 * 20).reshape(20, 24)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(tmp_path / "float.tiff")
+    expected = torch.from_numpy(ramp / 257).round().int()
+    for name in ("deep.png", "float.tiff"):
+        grey = read_frames(tmp_path / name)[0, :, :, 1].int()
+        assert int((grey - expected).abs().max()) <= 1, name
+
+
+def test_pictures_are_turned_as_exif_says(tmp_path: Path) -> None:
+    image = Image.fromarray(corner_frames(1)[0].numpy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # show turned 90 degrees clockwise
+    image.save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    source = open_frames(tmp_path / "phone.jpg")
+    assert (source.info.width, source.info.height) == (32, 64)
+    assert corners(next(source.chunks(1))[0]) == "BRWG"
+
+
+def test_folders_are_read_in_counting_order(tmp_path: Path) -> None:
+    frames = counted_frames(12)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame.numpy()).save(tmp_path / f"frame{i}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "._frame3.png").write_bytes(b"left by another system")
+    source = open_frames(tmp_path)
+    assert (source.info.kind, len(source)) == ("folder", 12)
+    assert numbers(torch.cat(list(source.chunks(5)))) == list(range(12))
+    assert numbers(torch.cat(list(source.chunks(5, start=3, stop=11)))) == list(range(3, 11))
+
+
+def test_a_folder_of_two_sizes_names_the_odd_one(tmp_path: Path) -> None:
+    for i, side in enumerate((32, 32, 40)):
+        Image.new("RGB", (side, 32)).save(tmp_path / f"{i}.png")
+    with pytest.raises(VideoError, match=r"2\.png with 40x32"):
+        open_frames(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.mp4", None, r"gone\.mp4.*found nothing"),
+        ("text.mp4", b"this is a text file, whatever its name", r"text\.mp4: opening failed.*no video"),
+        ("empty.mp4", b"", r"empty\.mp4: opening failed"),
+        ("text.png", b"not a picture", r"text\.png.*picture"),
+        ("folder", "folder", r"folder.*found none"),
+    ],
+)
+def test_what_is_no_clip_is_named(tmp_path: Path, name: str, content: bytes | str | None, message: str) -> None:
+    path = tmp_path / name
+    if isinstance(content, str):
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=message):
+        open_frames(path)
+
+
+def test_a_sound_file_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.m4a"), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="expected a video stream, found audio"):
+        open_frames(tmp_path / "a.m4a")
+
+
+def test_a_cut_off_video_gives_its_frames_and_says_how_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise = torch.randint(0, 256, (40, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    clip = encode(tmp_path / "a.mp4", noise, options={"movflags": "+faststart"}, gop=1)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    source = open_frames(clip)
+    with caplog.at_level(logging.WARNING):
+        count = sum(len(c) for c in source.chunks(8))
+    assert 10 < count < 30
+    assert f"{count} frames were decoded of 40" in caplog.text
+
+
+def test_a_video_cut_off_before_its_index_is_an_error(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "a.mp4", corner_frames(10))
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(VideoError, match=r"a\.mp4: opening failed.*truncated"):
+        open_frames(clip)
+
+
+def test_damage_in_the_middle_is_passed_over_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise = torch.randint(0, 256, (20, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    clip = encode(tmp_path / "a.mkv", noise, gop=1)
+    with av.open(str(clip)) as container:
+        spots = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(clip.read_bytes())
+    at, size = spots[7]
+    data[at + 12 : at + size] = bytes(size - 12)
+    clip.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        count = sum(len(c) for c in open_frames(clip).chunks(8))
+    assert count == 19
+    assert "19 frames were decoded, 1 packets could not be decoded" in caplog.text
+
+
+def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "a.mkv", corner_frames(1))
+    with av.open(str(clip)) as container:
+        at, size = next((p.pos, p.size) for p in container.demux(video=0) if p.size)
+    data = bytearray(clip.read_bytes())
+    data[at : at + size + 16] = bytes(size + 16)
+    clip.write_bytes(data)
+    with pytest.raises(VideoError, match="no frame of it could be decoded"):
+        open_frames(clip)

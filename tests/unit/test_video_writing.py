@@ -1,0 +1,331 @@
+"""Writing: what comes back from a written file, its tags, clock and sound; and places that cannot be written."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dpe_model.errors import FrameError, VideoError
+from dpe_model.video import FrameWriter, open_frames, probe, read_frames
+
+from .video_samples import CHART, chart_frame, clicks, corner_frames, corners, counted_frames, encode, heard, numbers
+
+FLASHES = [0.4, 1.0, 1.6]
+
+
+def vp9_here() -> bool:
+    return "libvpx-vp9" in av.codecs_available
+
+
+needs_vp9 = pytest.mark.skipif(not vp9_here(), reason="this PyAV has no VP9 encoder")
+KINDS = ["mp4", "mov", "mkv", pytest.param("webm", marks=needs_vp9)]
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_frames_come_back_in_number_size_and_rate(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out.{ending}"
+    with FrameWriter(path, 29.97) as writer:
+        for chunk in counted_frames(23).split(8):
+            writer.write(chunk)
+    info = probe(path)
+    assert (info.width, info.height) == (32, 32)
+    if ending in ("mp4", "mov"):
+        assert (info.fps, info.frames, info.duration) == (Fraction(30000, 1001), 23, 23 * Fraction(1001, 30000))
+    assert abs(float(info.fps) - 29.97) < 0.01
+    assert numbers(read_frames(path)) == list(range(23))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_colours_are_bt709_in_truth_and_in_the_tags(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out.{ending}"
+    with FrameWriter(path, 25, crf=4) as writer:
+        writer.write(chart_frame())
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+    luma = frame.to_ndarray(format="yuv420p")[64, 8:128:16].astype(int)
+    weights = np.array([0.2126, 0.7152, 0.0722])  # ITU-R BT.709
+    assert np.abs(luma - (16 + 219 * (np.array(CHART) / 255) @ weights)).max() <= 2
+    seen = read_frames(path)[0, 64, 8:128:16].int()
+    assert int((seen - torch.tensor(CHART)).abs().max()) <= 5
+
+
+def test_frames_in_0_to_1_are_written_as_the_same_picture(tmp_path: Path) -> None:
+    chart = chart_frame()
+    for name, frames in (("a.png", chart), ("b.png", chart.float() / 255), ("c.png", (chart.float() / 255)[0])):
+        with FrameWriter(tmp_path / name, 25) as writer:
+            writer.write(frames)
+        assert torch.equal(read_frames(tmp_path / name), chart)
+
+
+def test_odd_sides_get_one_more_row_or_column_like_the_last(tmp_path: Path) -> None:
+    frames = torch.full((3, 33, 47, 3), 60, dtype=torch.uint8)
+    frames[:, :, -1] = 200
+    with FrameWriter(tmp_path / "even.mp4", 25, crf=4) as writer:
+        writer.write(frames)
+    back = read_frames(tmp_path / "even.mp4")
+    assert back.shape == (3, 34, 48, 3)
+    assert (back[:, 10, -2:].int() - 200).abs().max() <= 8
+    assert (back[:, -1, :40].int() - 60).abs().max() <= 8
+    with FrameWriter(tmp_path / "exact.mp4", 25, pix_fmt="yuv444p") as writer:
+        writer.write(frames)
+    assert read_frames(tmp_path / "exact.mp4").shape == frames.shape
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_given_time_stamps_are_kept(tmp_path: Path, ending: str) -> None:
+    pts = [5 + Fraction(t, 1000) for t in (0, 40, 41, 200, 1000)]
+    path = tmp_path / f"out.{ending}"
+    with FrameWriter(path, 25, timestamps="given") as writer:
+        writer.write(counted_frames(5)[:2], pts[:2])
+        writer.write(counted_frames(5)[2:], pts[2:])
+    times = [t for _, chunk in open_frames(path).timed_chunks(2) for t in chunk]
+    assert times == [t - 5 for t in pts]
+
+
+def test_time_stamps_must_be_there_and_increase(tmp_path: Path) -> None:
+    frame = corner_frames(1)
+    with (
+        pytest.raises(VideoError, match="increasing"),
+        FrameWriter(tmp_path / "a.mp4", 25, timestamps="given") as writer,
+    ):
+        writer.write(frame, [Fraction(1)])
+        writer.write(frame, [Fraction(1)])
+    with FrameWriter(tmp_path / "b.mp4", 25, timestamps="given") as writer:
+        writer.write(frame, [Fraction(1)])
+        with pytest.raises(VideoError, match="one time stamp a frame, got none"):
+            writer.write(frame)
+    with FrameWriter(tmp_path / "c.mp4", 25) as writer:
+        writer.write(frame)
+        with pytest.raises(VideoError, match="expected no time stamps"):
+            writer.write(frame, [Fraction(1)])
+
+
+def flashing_clip(path: Path, codec: str = "aac", sound_start: Fraction = Fraction(0), options: bool = False) -> Path:
+    """Two seconds of 25 fps whose frames flash white when the sound clicks, `sound_start` considered."""
+    frames = torch.full((50, 32, 32, 3), 16, dtype=torch.uint8)
+    for time in FLASHES:
+        frames[round(time * 25)] = 235
+    sound = clicks([t - float(sound_start) for t in FLASHES], 2.3)
+    return encode(path, frames, sound=sound, sound_codec=codec, sound_start=sound_start)
+
+
+def flashes(path: Path) -> list[float]:
+    times = []
+    for frames, stamps in open_frames(path).timed_chunks(16):
+        times += [float(t) for f, t in zip(frames, stamps, strict=True) if f.float().mean() > 128]
+    return times
+
+
+def copy(source: Path, target: Path, start: int = 0, stop: int | None = None, given: bool = False) -> None:
+    frames = open_frames(source)
+    skipped = Fraction(start) / frames.info.fps
+    with FrameWriter(
+        target,
+        frames.info.fps,
+        audio_from=source,
+        timestamps="given" if given else "constant",
+        audio_start=0 if given else skipped,
+    ) as writer:
+        for chunk, pts in frames.timed_chunks(16, start, stop):
+            writer.write(chunk, pts if given else None)
+
+
+def sound_codec(path: Path) -> str:
+    with av.open(str(path)) as container:
+        return container.streams.audio[0].codec_context.name
+
+
+@pytest.mark.parametrize("late", [Fraction(0), Fraction(3, 10)], ids=["together", "sound later"])
+@pytest.mark.parametrize(
+    ("source", "codec", "target", "written"),
+    [
+        ("a.mp4", "aac", "b.mp4", "aac"),
+        ("a.mp4", "aac", "b.mkv", "aac"),
+        ("a.mkv", "aac", "b.mov", "aac"),
+        ("a.mkv", "pcm_s16le", "b.mov", "pcm_s16le"),
+        ("a.mkv", "pcm_s16le", "b.mp4", "aac"),
+        pytest.param("a.mp4", "aac", "b.webm", "opus", marks=needs_vp9),
+    ],
+)
+def test_sound_stays_with_the_pictures(
+    tmp_path: Path, source: str, codec: str, target: str, written: str, late: Fraction
+) -> None:
+    original, result = flashing_clip(tmp_path / source, codec, late), tmp_path / target
+    copy(original, result)
+    assert sound_codec(result).removeprefix("lib") == written
+    bursts, end = heard(result)
+    assert flashes(result) == pytest.approx(FLASHES, abs=1e-3)
+    assert bursts == pytest.approx(FLASHES, abs=0.012)
+    assert 1.98 <= end <= 2.03  # cut with the pictures, though there was more
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["constant", "given"])
+@pytest.mark.parametrize("target", ["b.mp4", "b.mkv", pytest.param("b.webm", marks=needs_vp9)])
+def test_a_cut_clip_takes_its_own_stretch_of_sound(tmp_path: Path, target: str, given: bool) -> None:
+    original, result = flashing_clip(tmp_path / "a.mp4"), tmp_path / target
+    copy(original, result, start=20, stop=45, given=given)
+    bursts, end = heard(result)
+    assert flashes(result) == pytest.approx([0.2, 0.8], abs=1e-3)
+    assert bursts == pytest.approx([0.2, 0.8], abs=0.012)
+    assert 0.97 <= end <= 1.03
+
+
+def test_sound_packets_are_copied_bit_by_bit(tmp_path: Path) -> None:
+    original = flashing_clip(tmp_path / "a.mp4")
+    copy(original, tmp_path / "b.mp4")
+
+    def packets(path: Path) -> list[bytes]:
+        with av.open(str(path)) as container:
+            return [bytes(p) for p in container.demux(audio=0) if p.size]
+
+    copied = packets(tmp_path / "b.mp4")
+    assert len(copied) > 80
+    assert copied == packets(original)[: len(copied)]
+
+
+def test_sound_can_come_from_a_sound_file_and_may_be_missing(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "voice.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=44100)
+        stream.codec_context.layout = "mono"
+        samples = (clicks([0.5], 2) * 32767).astype(np.int16)
+        piece = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        piece.sample_rate = 44100
+        container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    with FrameWriter(tmp_path / "voiced.mp4", 25, audio_from=tmp_path / "voice.wav") as writer:
+        writer.write(corner_frames(25))
+    bursts, end = heard(tmp_path / "voiced.mp4")
+    assert bursts == pytest.approx([0.5], abs=0.012) and end == pytest.approx(1.0, abs=0.03)
+    silent = encode(tmp_path / "silent.mp4", corner_frames(3))
+    with FrameWriter(tmp_path / "still silent.mp4", 25, audio_from=silent) as writer:
+        writer.write(corner_frames(3))
+    assert not probe(tmp_path / "still silent.mp4").has_audio
+
+
+def test_one_picture_goes_into_a_picture_and_more_do_not(tmp_path: Path) -> None:
+    with FrameWriter(tmp_path / "a.jpg", 25) as writer:
+        writer.write(corner_frames(1))
+    assert corners(read_frames(tmp_path / "a.jpg")[0]) == "RGBW"
+    with pytest.raises(VideoError, match=r"one picture, got 2.*\.mp4"), FrameWriter(tmp_path / "b.png", 25) as writer:
+        writer.write(corner_frames(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("name", ["frames", "frames.v2/"])
+def test_a_folder_gets_numbered_pictures(tmp_path: Path, name: str) -> None:
+    with FrameWriter(f"{tmp_path}/{name}", 25) as writer:
+        writer.write(counted_frames(2))
+        writer.write(counted_frames(3)[2:])
+    folder = tmp_path / name
+    assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png", "000002.png"]
+    assert torch.equal(read_frames(folder), counted_frames(3))
+    with pytest.raises(VideoError, match="new or empty"):
+        FrameWriter(f"{tmp_path}/{name}", 25)
+
+
+def test_missing_folders_above_are_made(tmp_path: Path) -> None:
+    with FrameWriter(tmp_path / "new" / "er" / "a.png", 25) as writer:
+        writer.write(corner_frames(1))
+    assert (tmp_path / "new" / "er" / "a.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.png", "frames"])
+def test_a_place_that_cannot_be_written_is_known_before_any_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(VideoError, match=r"file.*creating it failed.*Choose a place"):
+        FrameWriter(tmp_path / "file" / name, 25)
+    with pytest.raises(VideoError, match="creating it failed"):
+        FrameWriter.check(tmp_path / "file" / name)
+
+
+def test_targets_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "a.mp4", corner_frames(3), sound=clicks([0.0], 0.1))
+    before = clip.read_bytes()
+    for arguments in ({"audio_from": clip}, {"sources": [tmp_path / "b.mp4", clip]}):
+        with pytest.raises(VideoError, match="replace the file it is made from"):
+            FrameWriter(tmp_path / "sub" / ".." / "a.mp4" if (tmp_path / "sub").exists() else clip, 25, **arguments)
+    with pytest.raises(VideoError, match=r"cannot tell what to write.*\.mp4"):
+        FrameWriter(tmp_path / "out.xyz", 25)
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(VideoError, match="this is a folder"):
+        FrameWriter(tmp_path / "folder.mp4", 25)
+    with pytest.raises(VideoError, match=r"gone\.wav"):
+        FrameWriter(tmp_path / "out.mp4", 25, audio_from=tmp_path / "gone.wav")
+    with pytest.raises(VideoError, match="no encoder 'nonsense'"):
+        FrameWriter(tmp_path / "out.mp4", 25, codec="nonsense")
+    with pytest.raises(VideoError, match="frame rate"):
+        FrameWriter(tmp_path / "out.mp4", 0)
+    with pytest.raises(VideoError, match="crf"):
+        FrameWriter(tmp_path / "out.mp4", 25, crf=-1)
+    assert clip.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "folder.mp4"]
+
+
+def test_frames_must_fit(tmp_path: Path) -> None:
+    with FrameWriter(tmp_path / "a.mp4", 25, size=(64, 32)) as writer:
+        with pytest.raises(VideoError, match="expected frames of 64x32, got 32x64"):
+            writer.write(corner_frames(1, 32, 64))
+        with pytest.raises(FrameError):
+            writer.write(torch.zeros(0, 32, 64, 3))
+        writer.write(corner_frames(1))
+    with pytest.raises(VideoError, match="closed"):
+        writer.write(corner_frames(1))
+
+
+def test_nothing_written_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.png", "a"):
+        with pytest.raises(VideoError, match="no frame was written"), FrameWriter(tmp_path / name, 25):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out"])
+def test_a_failure_keeps_the_target_and_what_was_written(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / name
+    if target.suffix:
+        target.write_bytes(b"the result of yesterday")
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError), FrameWriter(target, 25) as writer:
+        writer.write(counted_frames(12))
+        raise RuntimeError("out of memory")
+    partial = target.with_name(f"out.partial{target.suffix}")
+    assert numbers(read_frames(partial)) == list(range(12))
+    assert "12 frames" in caplog.text and partial.name in caplog.text
+    assert target.read_bytes() == b"the result of yesterday" if target.suffix else not target.exists()
+    FrameWriter.check(target)
+    assert len(read_frames(partial)) == 12  # a mere check destroys nothing
+    with FrameWriter(target, 25) as writer:
+        writer.write(counted_frames(5))
+    assert len(read_frames(target)) == 5 and not partial.exists()
+
+
+def test_other_files_in_the_way_are_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "out.partial" / "holiday.png")
+    with pytest.raises(VideoError, match=r"holiday\.png"):
+        FrameWriter(tmp_path / "out", 25)
+    assert (tmp_path / "out.partial" / "holiday.png").exists()
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "a.partial.mkv").symlink_to(full)
+    noise = torch.randint(0, 256, (60, 256, 256, 3), dtype=torch.uint8)
+    with (
+        pytest.raises(VideoError, match=r"a\.mkv.*No space left.*free space"),
+        FrameWriter(tmp_path / "a.mkv", 25, crf=1) as writer,
+    ):
+        writer.write(noise)
