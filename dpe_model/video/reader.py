@@ -17,6 +17,7 @@ import av.error
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -35,9 +36,6 @@ MAX_BYTES = 4 * 1024**3
 
 Pictures: TypeAlias = Generator[tuple[np.ndarray, Fraction], None, None]
 """Pictures RGB uint8 [H, W, 3] with their time stamps in seconds."""
-
-_ATTACHED_PICTURE = 0x400
-"""AV_DISPOSITION_ATTACHED_PIC: the cover of a sound file."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,8 @@ def first_time(path: Path) -> Fraction:
 
 
 def _videos(container: InputContainer) -> list[VideoStream]:
-    return [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+    """Streams of moving pictures; the cover of a sound file is none."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def _probe_folder(folder: Path, paths: list[Path]) -> VideoInfo:
