@@ -154,8 +154,8 @@ class Engine:
             latent: from `encode`, with edits. A role without edits gives that branch's self-reconstruction.
             roles: `expression`, `pose`, or both (the published order is expression first).
 
-        Yields:
-            Frames [n, S, S, 3] float32 in 0..1 on the CPU, in order.
+        Returns:
+            An iterator over frames [n, S, S, 3] float32 in 0..1 on the CPU, in order.
 
         Raises:
             MotionError: the latent was encoded with another checkpoint.
@@ -164,12 +164,11 @@ class Engine:
         if not roles:
             raise MotionError("render: expected at least one of expression, pose.")
         steps = [(role, latent.plan(role)) for role in roles]
+        if latent.encoding is not None:
+            return self._render_kept(latent.encoding, steps)
         if len(latent.motion) == 1:
-            yield from self._render_still(latent, steps)
-        elif latent.encoding is not None:
-            yield from self._render_kept(latent.encoding, steps)
-        else:
-            yield from self.render_stream(iter([latent.frames[: latent.length]]), steps)
+            return self.render_still(latent.frames, steps)
+        return self.render_stream([latent.frames[: latent.length]], steps)
 
     @torch.no_grad()
     def render_stream(self, chunks: Iterable[Tensor], steps: Sequence[RenderStep]) -> Iterator[Tensor]:
@@ -182,19 +181,22 @@ class Engine:
         start, length = 0, min(plan.length for _, plan in steps)
         for big in chunks:
             for frames in self._split(check_frames(big)[: length - start]):
-                encoding = self._encode(self._images(frames), with_features=True)
-                yield self._finish(self._run_steps(encoding, steps, start, len(frames)))
+                yield self.render_chunk(frames, steps, start)
                 start += len(frames)
             if start >= length:
                 return
 
     @torch.no_grad()
-    def _render_still(self, latent: Latent, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
-        still = latent.encoding or self._encode(self._images(latent.frames), with_features=True)
-        length = latent.length
-        for start in range(0, length, self.chunk):
-            self.services.check_interrupt()
-            yield self._finish(self._run_steps(still, steps, start, min(self.chunk, length - start)))
+    def render_chunk(self, frames: Tensor, steps: Sequence[RenderStep], start: int) -> Tensor:
+        """Render source frames [n, S, S, 3] that are number `start` and following of the result."""
+        encoding = self._encode(self._images(frames), with_features=True)
+        return self._finish(self._run_steps(encoding, steps, start, len(frames)))
+
+    def render_still(self, frames: Tensor, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
+        """Render one picture [1, S, S, 3] for as long as the plans go; it is encoded once."""
+        with torch.no_grad():
+            still = self._encode(self._images(frames), with_features=True)
+        return self._render_kept(still, steps)
 
     @torch.no_grad()
     def _render_kept(self, kept: Encoding, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
@@ -202,8 +204,7 @@ class Engine:
         for start in range(0, length, self.chunk):
             self.services.check_interrupt()
             stop = min(start + self.chunk, length)
-            part = Encoding(kept.w[start:stop], tuple(f[start:stop] for f in kept.features))
-            yield self._finish(self._run_steps(part, steps, start, stop - start))
+            yield self._finish(self._run_steps(_slice(kept, start, stop), steps, start, stop - start))
 
     def _run_steps(self, encoding: Encoding, steps: Sequence[RenderStep], start: int, count: int) -> Tensor:
         """Pictures [count, 3, S, S] after all steps; `encoding` holds `count` pictures or one still."""
@@ -228,11 +229,9 @@ class Engine:
 
     def _generate(self, encoding: Encoding, alpha: Tensor, branch: Branch) -> Tensor:
         self.passes.generator += len(alpha)
-        still = len(encoding) == 1
 
         def run(part: slice) -> Tensor:
-            source = encoding if still else Encoding(encoding.w[part], tuple(f[part] for f in encoding.features))
-            return self.network.render(source, alpha[part], branch)
+            return self.network.render(_slice(encoding, part.start, part.stop), alpha[part], branch)
 
         pieces = self._pieces(run, len(alpha))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -272,3 +271,10 @@ class Engine:
         frames = from_network(images).cpu()
         self.services.on_frames(len(frames))
         return frames
+
+
+def _slice(encoding: Encoding, start: int, stop: int) -> Encoding:
+    """Part of an encoding; a still's stands for every frame."""
+    if len(encoding) == 1:
+        return encoding
+    return Encoding(encoding.w[start:stop], tuple(f[start:stop] for f in encoding.features))

@@ -91,6 +91,18 @@ class Motion:
         except (SafetensorError, OSError, ValueError) as error:
             raise MotionError(f"{path}: the motion cannot be read ({error}).") from error
 
+    def resampled(self, fps: float) -> Motion:
+        """This motion on another clock, linearly interpolated; unchanged where its own rate is unknown or the same."""
+        if self.fps is None or abs(self.fps - fps) < 1e-6 * fps:
+            return self
+        count = max(1, round(len(self) * fps / self.fps))
+        at = torch.arange(count, dtype=torch.float64) * (self.fps / fps)
+        at = at.clamp(max=len(self) - 1)
+        low = at.floor().long()
+        high = (low + 1).clamp(max=len(self) - 1)
+        weight = (at - low).to(torch.float32)[:, None]
+        return Motion(torch.lerp(self.alpha[low], self.alpha[high], weight), self.checkpoint, fps)
+
     def require_checkpoint(self, fingerprint: str, what: str = "motion") -> None:
         """Refuse a motion measured by another checkpoint, whose numbers mean something else.
 

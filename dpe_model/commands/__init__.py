@@ -1,0 +1,57 @@
+"""The command line: one file a command.
+
+A command is a module with `NAME`, `HELP`, `add_arguments(parser)` and `run(arguments) -> int`. An error is one line on
+standard error and a non-zero exit status; `--debug` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from ..errors import DPEError
+
+COMMANDS = ("drive", "edit_video", "crop", "encode", "convert", "info")
+
+INTERRUPTED = 130
+"""Exit status of a command stopped from the keyboard."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run one command, report errors. Returns the exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.INFO, format="%(message)s")
+    logging.getLogger("libav").setLevel(logging.ERROR)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except (DPEError, ValueError, OSError, MemoryError) as error:
+        if arguments.debug:
+            raise
+        return _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpe_model",
+        description="Edit the pose and the expression of people in video, each without touching the other.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f".{name}", __package__)
+        command = commands.add_parser(module.NAME, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show where an error came from")
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status

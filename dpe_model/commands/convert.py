@@ -1,0 +1,38 @@
+"""convert: a model file to safetensors."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import BranchRoles, convert_checkpoint
+from .info import describe_checkpoint, say
+
+NAME = "convert"
+HELP = "Rewrite a model file (dpe.pt) as .safetensors, in half or full precision, with its branches' roles."
+
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="dpe.pt or another model file")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="a .safetensors file")
+    parser.add_argument("--precision", choices=tuple(DTYPES), default="fp16", help="of the file (default: fp16)")
+    parser.add_argument("--expression-branch", choices=("pose", "exp"), help="the branch that edits expression, by its "
+                        "name in the file; default: what the file says, else pose, as released")  # fmt: skip
+    parser.add_argument("--title", help="a title to store in the file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    if arguments.output.suffix != ".safetensors":
+        raise ValueError(f"{arguments.output}: expected a name ending in .safetensors.")
+    branch = arguments.expression_branch
+    roles = None if branch is None else BranchRoles(branch, "exp" if branch == "pose" else "pose")
+    metadata = {"title": arguments.title} if arguments.title else {}
+    file = convert_checkpoint(arguments.source, arguments.output, DTYPES[arguments.precision], roles, metadata)
+    say(describe_checkpoint(file))
+    return 0

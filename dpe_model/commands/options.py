@@ -1,0 +1,112 @@
+"""Options that several commands share, and how they become the jobs' values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..engine import PRECISIONS
+from ..errors import MotionError
+from ..jobs import CropOptions, Drivers, ModelOptions
+from ..jobs.portraits import CROP_WHEN
+from ..motion import EDIT_MODES, LENGTH_POLICIES
+from ..portrait import DETECTORS
+from ..portrait.crop import FRAMINGS, NO_FACE, SCALE
+from ..portrait.track import SELECT
+
+EDITS = {"exp": ("expression",), "pose": ("pose",), "both": ("expression", "pose")}
+
+
+class ProgressBars:
+    """A `Reporter` that draws one bar a stage on standard error."""
+
+    @contextmanager
+    def stage(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar for one stage."""
+        with tqdm(total=total, desc=name, unit="frame") as bar:
+            yield lambda count: void(bar.update(count))
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --precision, --device."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", type=Path, metavar="PATH", help="dpe.pt or a .safetensors file; default: the bundled")
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the convolutions (default: auto)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def model_options(arguments: argparse.Namespace) -> ModelOptions:
+    """What `add_model_options` asked for."""
+    return ModelOptions(arguments.model, arguments.precision, arguments.device)
+
+
+def add_driver_options(parser: argparse.ArgumentParser, edit: str, lengths: tuple[str, ...] = LENGTH_POLICIES) -> None:
+    """--driving, --edit and how the edit is made; `edit` is the default of --edit."""
+    group = parser.add_argument_group("edit")
+    what = "a video, a picture, a folder of frames, or a motion file"
+    group.add_argument("--driving", type=Path, metavar="PATH", help=f"who drives: {what}")
+    group.add_argument("--edit", choices=tuple(EDITS), default=edit, help=f"what --driving drives (default: {edit})")
+    group.add_argument("--expression", type=Path, metavar="PATH", help="another driver, for the expression alone")
+    group.add_argument("--pose", type=Path, metavar="PATH", help="another driver, for the pose alone")
+    group.add_argument("--strength", type=float, default=1.0, help="0 the source's own, 1 the driver's (default: 1)")
+    group.add_argument("--pose-strength", type=float, help="the same for the pose alone")
+    group.add_argument(
+        "--mode", choices=EDIT_MODES, default="absolute", help="take the driver's motion, or its changes"
+    )
+    group.add_argument("--reference", type=int, default=0, metavar="FRAME", help="the driver's rest, for relative mode")
+    group.add_argument("--length", choices=lengths, default="hold", help="where lengths differ (default: hold)")
+
+
+def drivers(arguments: argparse.Namespace, default: Path | None = None) -> Drivers:
+    """What `add_driver_options` asked for; `default` drives where nobody was named."""
+    driving = arguments.driving
+    if driving is None and arguments.expression is None and arguments.pose is None:
+        driving = default
+    if driving is None and arguments.expression is None and arguments.pose is None:
+        raise MotionError("expected a driver: --driving, --expression or --pose.")
+    roles = EDITS[arguments.edit] if driving is not None else ()
+    return Drivers(
+        expression=arguments.expression or (driving if "expression" in roles else None),
+        pose=arguments.pose or (driving if "pose" in roles else None),
+        expression_strength=arguments.strength,
+        pose_strength=arguments.strength if arguments.pose_strength is None else arguments.pose_strength,
+        mode=arguments.mode,
+        reference=arguments.reference,
+        length=arguments.length,
+    )
+
+
+def add_crop_options(parser: argparse.ArgumentParser) -> None:
+    """How a person is found and framed."""
+    group = parser.add_argument_group("framing")
+    group.add_argument("--framing", choices=FRAMINGS, default="follow", help="one crop, or one that follows the head")
+    group.add_argument("--scale", type=float, default=SCALE, help=f"side of the crop in face boxes (default: {SCALE})")
+    group.add_argument("--person", choices=SELECT, default="largest", help="who, where there are several")
+    group.add_argument("--person-index", type=int, default=0, help="for --person index; 0 is seen longest and largest")
+    group.add_argument("--no-face", choices=NO_FACE, default="hold", help="frames without a face (default: hold)")
+    group.add_argument("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn, which is built in")
+
+
+def crop_options(arguments: argparse.Namespace) -> CropOptions:
+    """What `add_crop_options` asked for."""
+    return CropOptions(
+        arguments.framing,
+        arguments.scale,
+        arguments.person,
+        arguments.person_index,
+        arguments.no_face,
+        arguments.detector,
+    )
+
+
+def add_crop_when(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:
+    """Whether faces are cut out first."""
+    parser.add_argument(name, choices=CROP_WHEN, default="auto", help=help_text)
