@@ -139,8 +139,11 @@ class FrontEnd:
         return text.inner_text()
 
     def prompt(self) -> dict[str, Any]:
-        """The API-format prompt that the editor would queue."""
-        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        """The API-format prompt that the editor would queue, less its titles."""
+        prompt = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        for node in prompt.values():
+            node.pop("_meta")
+        return prompt
 
     def press_run(self) -> None:
         """Press the Run button."""

@@ -60,11 +60,50 @@ def test_a_template_is_opened_run_and_shown(server: ComfyServer, open_front_end)
     assert editor.screenshot("stock-run").stat().st_size > 10_000
 
 
-def test_our_conversion_agrees_with_the_editor(server: ComfyServer, open_front_end):
+def winding_workflow() -> dict[str, Any]:
+    """Upload buttons, a seed, a reroute, a bypassed and a muted node, a primitive, a note, an input made a socket."""
+
+    def slot(name: str, kind: str, link: int | None = None, widget: bool = False) -> dict[str, Any]:
+        return {"name": name, "type": kind, "link": link} | ({"widget": {"name": name}} if widget else {})
+
+    def node(number: int, kind: str, inputs: list, outputs: list, values: list, mode: int = 0) -> dict[str, Any]:
+        place = {"pos": [300 * (number % 4), 300 * (number // 4)], "size": [270, 130], "order": number}
+        sockets = {
+            "inputs": inputs,
+            "outputs": [{"name": name, "type": name, "links": links} for name, links in outputs],
+        }
+        rest = {"flags": {}, "mode": mode, "properties": {}, "widgets_values": values}
+        return {"id": number, "type": kind} | place | sockets | rest
+
+    nodes = [
+        node(1, "LoadVideo", [], [("VIDEO", [1])], ["clip.mp4", "image"]),
+        node(2, "GetVideoComponents", [slot("video", "VIDEO", 1)], [("IMAGE", [2]), ("AUDIO", []), ("FLOAT", [3])], []),
+        node(3, "ImageInvert", [slot("image", "IMAGE", 2)], [("IMAGE", [4])], [], mode=4),
+        node(4, "Reroute", [slot("", "*", 4)], [("IMAGE", [5])], []),
+        node(
+            5, "ImageBlur", [slot("image", "IMAGE", 5), slot("blur_radius", "INT", 6, True)], [("IMAGE", [7])], [3, 0.5]
+        ),
+        node(6, "PrimitiveNode", [], [("INT", [6])], [7, "fixed"]),
+        node(7, "CreateVideo", [slot("images", "IMAGE", 7), slot("fps", "FLOAT", 3, True)], [("VIDEO", [8, 9])], [30]),
+        node(8, "SaveVideo", [slot("video", "VIDEO", 8)], [], ["video/out", "auto", "auto"]),
+        node(9, "SaveVideo", [slot("video", "VIDEO", 9)], [], ["video/out", "auto", "auto"], mode=2),
+        node(10, "ImageAddNoise", [slot("image", "IMAGE", 10)], [("IMAGE", [11])], [5, "fixed", 0.25]),
+        node(11, "LoadImage", [], [("IMAGE", [10]), ("MASK", [])], ["a.png", "image"]),
+        node(12, "PreviewImage", [slot("images", "IMAGE", 11)], [], []),
+        node(13, "Note", [], [], ["a note"]),
+    ]
+    ends = [(1, 0, 2, 0), (2, 0, 3, 0), (2, 2, 7, 1), (3, 0, 4, 0), (4, 0, 5, 0), (6, 0, 5, 1), (5, 0, 7, 0)]
+    ends += [(7, 0, 8, 0), (7, 0, 9, 0), (11, 0, 10, 0), (10, 0, 12, 0)]
+    kinds = ("VIDEO", "IMAGE", "FLOAT", "IMAGE", "IMAGE", "INT", "IMAGE", "VIDEO", "VIDEO", "IMAGE", "IMAGE")
+    links = [[number, *end, kind] for number, (end, kind) in enumerate(zip(ends, kinds, strict=True), 1)]
+    return {"last_node_id": 13, "last_link_id": 11, "nodes": nodes, "links": links, "groups": [], "version": 0.4}
+
+
+@pytest.mark.parametrize("workflow", [stock_workflow(), winding_workflow()], ids=["plain", "winding"])
+def test_our_conversion_agrees_with_the_editor(server: ComfyServer, open_front_end, workflow: dict[str, Any]):
     editor = open_front_end(server)
-    editor.load(stock_workflow())
-    theirs = {k: {"class_type": v["class_type"], "inputs": v["inputs"]} for k, v in editor.prompt().items()}
-    assert theirs == to_api(stock_workflow(), server.object_info())
+    editor.load(workflow)
+    assert editor.prompt() == to_api(workflow, server.object_info())
 
 
 def test_a_missing_node_is_noticed(server: ComfyServer, open_front_end):
