@@ -1,9 +1,9 @@
 """Decoded frames to RGB and back, with the matrix and range that the stream is tagged with; upright turning.
 
-PyAV's own defaults are not enough: up to version 15 or so `to_ndarray(format="rgb24")` converts everything as BT.601
-limited range, which moves saturated BT.709 colours by up to 40 of 255 levels, and its rotation is never applied.
-Naming source and target explicitly gives the same result in every version. The target matrix named for RGB has no
-meaning, but it must differ from the source's: older versions otherwise skip the setup.
+PyAV's own defaults are not enough. `to_ndarray(format="rgb24")` of PyAV 14.2 converts everything as BT.601 limited
+range, which moves saturated BT.709 colours by up to 41 of 255 levels (18.1 follows the tags), all versions encode as
+BT.601, and none turns pictures upright. Naming source and target explicitly gives the same result in every version.
+The matrix named for the RGB side has no meaning, but it must differ from the other: PyAV 14 skips the setup otherwise.
 """
 
 from __future__ import annotations

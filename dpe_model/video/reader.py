@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 PICTURE_FPS = Fraction(25)
 """The rate given to pictures, which have none of their own."""
 
+LARGE_CHUNK = 64
+"""Chunks of more frames than this are made no larger than the clip."""
+
 MAX_BYTES = 4 * 1024**3
 """What `read_frames` takes into memory unless it is told to take more."""
 
@@ -100,17 +103,20 @@ class FrameSource(ABC):
         """As `chunks`, with the frames' time stamps in seconds on the file's own clock (see `VideoInfo.start`)."""
         if n < 1 or start < 0 or (stop is not None and stop < start):
             raise VideoError(f"{self.info.path}: expected n >= 1 and 0 <= start <= stop, got {n=}, {start=}, {stop=}.")
-        pictures: list[np.ndarray] = []
+        room = n if n <= LARGE_CHUNK else min(n, max(1, self.count_frames()))
+        chunk: np.ndarray | None = None
         times: list[Fraction] = []
         with closing(self._pictures(start, stop)) as decoded:
             for picture, time in decoded:
-                pictures.append(picture)
+                if chunk is None:
+                    chunk = np.empty((room, *picture.shape), dtype=np.uint8)
+                chunk[len(times)] = picture
                 times.append(time)
-                if len(pictures) == n:
-                    yield torch.from_numpy(np.stack(pictures)), times
-                    pictures, times = [], []
-        if pictures:
-            yield torch.from_numpy(np.stack(pictures)), times
+                if len(times) == room:
+                    yield torch.from_numpy(chunk), times
+                    chunk, times = None, []
+        if chunk is not None:
+            yield torch.from_numpy(chunk[: len(times)]), times
 
     def count_frames(self) -> int:
         """How many frames there are: as the container says, else counted once by going through its packets."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -223,15 +225,34 @@ def test_what_is_no_clip_is_named(tmp_path: Path, name: str, content: bytes | st
         open_frames(path)
 
 
-def test_a_sound_file_is_no_video(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "a.m4a"), "w", format="mp4") as container:
+def write_silence(path: Path, container_format: str) -> Path:
+    with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream("aac", rate=44100)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        stream.codec_context.layout = "mono"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
         silence.sample_rate = 44100
         container.mux(stream.encode(silence))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_a_sound_file_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="expected a video stream, found audio"):
-        open_frames(tmp_path / "a.m4a")
+        open_frames(write_silence(tmp_path / "a.m4a", "mp4"))
+
+
+def test_the_cover_of_a_sound_file_is_no_video(tmp_path: Path) -> None:
+    cover = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(cover, "png")
+    body = b"\0image/png\0\x03\0" + cover.getvalue()  # an ID3v2.3 tag with one attached picture
+    tag = b"APIC" + struct.pack(">IH", len(body), 0) + body
+    length = bytes((len(tag) >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    sound = write_silence(tmp_path / "a.aac", "adts")
+    sound.write_bytes(b"ID3\x03\0\0" + length + tag + sound.read_bytes())
+    with av.open(str(sound)) as container:
+        assert {s.type for s in container.streams} == {"audio", "video"}
+    with pytest.raises(VideoError, match="expected a video stream"):
+        open_frames(sound)
 
 
 def test_a_cut_off_video_gives_its_frames_and_says_how_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,3 +297,9 @@ def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
     clip.write_bytes(data)
     with pytest.raises(VideoError, match="no frame of it could be decoded"):
         open_frames(clip)
+
+
+def test_a_chunk_larger_than_the_clip_takes_no_more_room_than_it(tmp_path: Path) -> None:
+    (chunk,) = open_frames(encode(tmp_path / "a.mkv", counted_frames(9))).chunks(10**9)
+    assert numbers(chunk) == list(range(9))
+    assert chunk.untyped_storage().nbytes() == 9 * 32 * 32 * 3

@@ -110,7 +110,7 @@ def test_time_stamps_must_be_there_and_increase(tmp_path: Path) -> None:
             writer.write(frame, [Fraction(1)])
 
 
-def flashing_clip(path: Path, codec: str = "aac", sound_start: Fraction = Fraction(0), options: bool = False) -> Path:
+def flashing_clip(path: Path, codec: str = "aac", sound_start: Fraction = Fraction(0)) -> Path:
     """Two seconds of 25 fps whose frames flash white when the sound clicks, `sound_start` considered."""
     frames = torch.full((50, 32, 32, 3), 16, dtype=torch.uint8)
     for time in FLASHES:
@@ -178,6 +178,20 @@ def test_a_cut_clip_takes_its_own_stretch_of_sound(tmp_path: Path, target: str, 
     assert flashes(result) == pytest.approx([0.2, 0.8], abs=1e-3)
     assert bursts == pytest.approx([0.2, 0.8], abs=0.012)
     assert 0.97 <= end <= 1.03
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["constant", "given"])
+def test_pictures_that_start_after_the_sound_keep_their_distance(tmp_path: Path, given: bool) -> None:
+    frames = torch.full((50, 32, 32, 3), 16, dtype=torch.uint8)
+    frames[15] = 235
+    pts = [Fraction(i, 25) + Fraction(1, 2) for i in range(50)]
+    original = encode(tmp_path / "a.mkv", frames, pts=pts, sound=clicks([0.1, 1.1], 2.6))
+    assert probe(original).start == Fraction(1, 2)
+    copy(original, tmp_path / "b.mp4", given=given)
+    assert flashes(tmp_path / "b.mp4") == pytest.approx([0.6], abs=1e-3)
+    bursts, end = heard(tmp_path / "b.mp4")
+    assert bursts == pytest.approx([0.6], abs=0.012)
+    assert end == pytest.approx(2.0, abs=0.03)
 
 
 def test_sound_packets_are_copied_bit_by_bit(tmp_path: Path) -> None:
@@ -251,9 +265,10 @@ def test_a_place_that_cannot_be_written_is_known_before_any_work(tmp_path: Path,
 def test_targets_that_make_no_sense_are_named(tmp_path: Path) -> None:
     clip = encode(tmp_path / "a.mp4", corner_frames(3), sound=clicks([0.0], 0.1))
     before = clip.read_bytes()
+    (tmp_path / "sub").mkdir()
     for arguments in ({"audio_from": clip}, {"sources": [tmp_path / "b.mp4", clip]}):
         with pytest.raises(VideoError, match="replace the file it is made from"):
-            FrameWriter(tmp_path / "sub" / ".." / "a.mp4" if (tmp_path / "sub").exists() else clip, 25, **arguments)
+            FrameWriter(tmp_path / "sub" / ".." / "a.mp4", 25, **arguments)
     with pytest.raises(VideoError, match=r"cannot tell what to write.*\.mp4"):
         FrameWriter(tmp_path / "out.xyz", 25)
     (tmp_path / "folder.mp4").mkdir()
@@ -268,7 +283,7 @@ def test_targets_that_make_no_sense_are_named(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="crf"):
         FrameWriter(tmp_path / "out.mp4", 25, crf=-1)
     assert clip.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "folder.mp4"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "folder.mp4", "sub"]
 
 
 def test_frames_must_fit(tmp_path: Path) -> None:
