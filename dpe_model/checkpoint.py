@@ -32,6 +32,8 @@ ROLES: tuple[Role, Role] = ("expression", "pose")
 FORMAT = "dpe"
 RELEASE_PAGE = "https://github.com/OpenTalker/DPE"
 StateDict = dict[str, Tensor]
+_UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError)
+"""What `torch.load` raises on files that are no whole PyTorch file."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _read_pytorch(path: Path) -> StateDict:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: expected a PyTorch or safetensors model file, found something that cannot be read safely "

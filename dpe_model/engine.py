@@ -200,11 +200,12 @@ class Engine:
 
     @torch.no_grad()
     def _render_kept(self, kept: Encoding, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
-        length = min(plan.length for _, plan in steps)
-        for start in range(0, length, self.chunk):
+        start, length = 0, min(plan.length for _, plan in steps)
+        while start < length:
             self.services.check_interrupt()
             stop = min(start + self.chunk, length)
             yield self._finish(self._run_steps(_slice(kept, start, stop), steps, start, stop - start))
+            start = stop
 
     def _run_steps(self, encoding: Encoding, steps: Sequence[RenderStep], start: int, count: int) -> Tensor:
         """Pictures [count, 3, S, S] after all steps; `encoding` holds `count` pictures or one still."""
@@ -256,9 +257,12 @@ class Engine:
         return results
 
     def _split(self, frames: Tensor) -> Iterator[Tensor]:
-        for start in range(0, len(frames), self.chunk):
+        start = 0
+        while start < len(frames):  # the chunk may shrink on the way
             self.services.check_interrupt()
-            yield frames[start : start + self.chunk]
+            part = frames[start : start + self.chunk]
+            yield part
+            start += len(part)
 
     def _images(self, frames: Tensor) -> Tensor:
         return to_network(frames, self.size, self.device)

@@ -1,0 +1,224 @@
+"""The command line from file to file, on clips made here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dpe_model.checkpoint import BranchRoles, save_checkpoint
+from dpe_model.commands import main
+from dpe_model.motion import Motion
+from dpe_model.portrait import Face
+from dpe_model.video import FrameWriter, open_frames, probe, read_frames
+
+from .tiny import clip, tiny_network
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    save_checkpoint(folder / "tiny.safetensors", tiny_network(), BranchRoles())
+    torch.save({"gen": tiny_network().state_dict()}, folder / "dpe.pt")
+    for name, frames, size in (("source", 6, 32), ("driving", 4, 32), ("long", 9, 32)):
+        with FrameWriter(folder / f"{name}.mp4", 25, crf=1) as writer:
+            writer.write(clip(frames, size))
+    with FrameWriter(folder / "wide.mp4", 30) as writer:
+        writer.write(torch.randint(0, 255, (5, 48, 64, 3), dtype=torch.uint8))
+    with FrameWriter(folder / "still.png", 25) as writer:
+        writer.write(clip(1, 32))
+    return folder
+
+
+class StubDetector:
+    """Sees one face in the middle of every frame."""
+
+    def detect(self, frames):
+        height, width = frames.shape[1:3]
+        x, y, r = width / 2, height / 2, height / 5
+        marks = np.array(
+            [[x - r / 2, y - r / 2], [x + r / 2, y - r / 2], [x, y], [x - r / 3, y + r / 2], [x + r / 3, y + r / 2]]
+        )
+        return [[Face((x - r, y - r, x + r, y + r), marks, 0.99)] for _ in frames]
+
+
+@pytest.fixture
+def stub_detector(monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: StubDetector())
+
+
+def run(files, command, *arguments):
+    return main(
+        [
+            command,
+            *(str(a) for a in arguments),
+            *(["--model", str(files / "tiny.safetensors")] if command in ("drive", "edit-video", "encode") else []),
+        ]
+    )
+
+
+def drive(files, output, *arguments):
+    return run(files, "drive", "--source", files / "source.mp4", "--output", output, *arguments)
+
+
+@pytest.mark.parametrize("edit", ["exp", "pose", "both"])
+def test_drive(files, tmp_path, edit):
+    assert drive(files, tmp_path / "o.mp4", "--driving", files / "long.mp4", "--edit", edit) == 0
+    info = probe(tmp_path / "o.mp4")
+    assert (info.width, info.height, info.frames, info.fps) == (16, 16, 6, 25)
+
+
+def test_edits_differ(files, tmp_path):
+    for edit in ("exp", "pose", "both"):
+        drive(files, tmp_path / edit, "--driving", files / "long.mp4", "--edit", edit)
+    results = [read_frames(tmp_path / edit) for edit in ("exp", "pose", "both")]
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert not torch.equal(results[1], results[2])
+
+
+@pytest.mark.parametrize(("length", "frames"), [("trim", 4), ("hold", 6), ("loop", 6), ("ping_pong", 6)])
+def test_driver_shorter_than_source(files, tmp_path, length, frames):
+    assert drive(files, tmp_path / "o", "--driving", files / "driving.mp4", "--length", length) == 0
+    assert len(open_frames(tmp_path / "o")) == frames
+
+
+def test_strength_zero_ignores_the_driver(files, tmp_path):
+    for name in ("driving", "long"):
+        drive(files, tmp_path / name, "--driving", files / f"{name}.mp4", "--strength", 0)
+    assert torch.equal(read_frames(tmp_path / "driving"), read_frames(tmp_path / "long"))
+
+
+def test_still_with_two_drivers(files, tmp_path):
+    status = run(
+        files, "drive", "--source", files / "still.png", "--expression", files / "long.mp4",
+        "--pose", files / "driving.mp4", "--output", tmp_path / "o.mp4",
+    )  # fmt: skip
+    assert status == 0
+    assert probe(tmp_path / "o.mp4").frames == 9
+
+
+def test_still_by_still_is_a_picture(files, tmp_path):
+    assert run(files, "drive", "--source", files / "still.png", "--driving", files / "still.png",
+               "--output", tmp_path / "o.png") == 0  # fmt: skip
+    assert read_frames(tmp_path / "o.png").shape == (1, 16, 16, 3)
+
+
+def test_encoded_motion_drives_like_its_clip(files, tmp_path):
+    assert run(files, "encode", "--source", files / "long.mp4", "--output", tmp_path / "m.safetensors") == 0
+    assert len(Motion.load(tmp_path / "m.safetensors")) == 9
+    drive(files, tmp_path / "a", "--driving", files / "long.mp4")
+    drive(files, tmp_path / "b", "--driving", tmp_path / "m.safetensors")
+    assert torch.equal(read_frames(tmp_path / "a"), read_frames(tmp_path / "b"))
+
+
+def test_frames_that_are_not_square_are_cropped(files, tmp_path, stub_detector):
+    assert run(files, "drive", "--source", files / "wide.mp4", "--driving", files / "long.mp4",
+               "--output", tmp_path / "o.mp4") == 0  # fmt: skip
+    assert probe(tmp_path / "o.mp4").frames == 5
+
+
+def test_crop(files, tmp_path, stub_detector):
+    assert run(files, "crop", "--source", files / "wide.mp4", "--output", tmp_path / "o.mp4", "--size", 64) == 0
+    info = probe(tmp_path / "o.mp4")
+    assert (info.width, info.height, info.frames, info.fps) == (64, 64, 5, 30)
+
+
+def test_edit_video_keeps_size_rate_and_length(files, tmp_path, stub_detector):
+    assert run(files, "edit-video", "--source", files / "wide.mp4", "--driving", files / "driving.mp4",
+               "--output", tmp_path / "o.mkv") == 0  # fmt: skip
+    info = probe(tmp_path / "o.mkv")
+    assert (info.width, info.height, info.fps) == (64, 48, 30)
+    assert len(open_frames(tmp_path / "o.mkv")) == 5
+
+
+def test_edit_video_changes_the_face_only(files, tmp_path, stub_detector):
+    frames = read_frames(files / "wide.mp4")
+    folder = tmp_path / "frames"
+    with FrameWriter(folder, 30) as writer:
+        writer.write(frames)
+    assert (
+        run(files, "edit-video", "--source", folder, "--driving", files / "driving.mp4", "--output", tmp_path / "o")
+        == 0
+    )
+    found = read_frames(tmp_path / "o")
+    assert not torch.equal(found[:, 20:28, 28:36], frames[:, 20:28, 28:36])
+    assert torch.equal(found[:, :, :8], frames[:, :, :8])
+    assert torch.equal(found[:, :, -8:], frames[:, :, -8:])
+
+
+def test_convert_and_info(files, tmp_path, capsys):
+    assert main(["convert", "--source", str(files / "dpe.pt"), "--output", str(tmp_path / "o.safetensors")]) == 0
+    assert main(["info", str(tmp_path / "o.safetensors"), str(files / "source.mp4")]) == 0
+    said = capsys.readouterr().out
+    assert "16 px" in said
+    assert "torch.float16" in said
+    assert "32x32, 6 frames" in said
+    assert main(["convert", "--source", str(files / "dpe.pt"), "--output", str(tmp_path / "s.safetensors"),
+                 "--expression-branch", "exp"]) == 0  # fmt: skip
+    assert "expression: branch 'exp'" in capsys.readouterr().out
+
+
+def failed(capsys, status, *words):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert status == 1
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+def test_errors_are_one_line_that_names_the_file(files, tmp_path, capsys):
+    failed(capsys, drive(files, tmp_path / "o.mp4", "--driving", files / "none.mp4"), "none.mp4")
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    failed(capsys, drive(files, tmp_path / "o.mp4", "--driving", tmp_path / "bad.mp4"), "bad.mp4")
+    (tmp_path / "bad.pt").write_bytes(b"not a model")
+    status = main(["drive", "--driving", str(files / "long.mp4"), "--source", str(files / "source.mp4"),
+                   "--output", str(tmp_path / "o.mp4"), "--model", str(tmp_path / "bad.pt")])  # fmt: skip
+    failed(capsys, status, "bad.pt")
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_an_unwritable_output_is_said_before_any_work(files, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr("dpe_model.jobs.setup.load_checkpoint", lambda *a: pytest.fail("work was begun"))
+    failed(capsys, drive(files, tmp_path / "file" / "o.mp4", "--driving", files / "long.mp4"), "file")
+
+
+def test_a_picture_cannot_hold_a_clip(files, tmp_path, capsys):
+    failed(capsys, drive(files, tmp_path / "o.png", "--driving", files / "long.mp4"), "o.png", "6 frames")
+
+
+def test_the_source_is_never_overwritten(files, capsys):
+    before = (files / "source.mp4").read_bytes()
+    failed(capsys, drive(files, files / "source.mp4", "--driving", files / "long.mp4"), "source.mp4")
+    assert (files / "source.mp4").read_bytes() == before
+
+
+def test_a_motion_of_another_model_is_refused(files, tmp_path, capsys):
+    Motion(torch.zeros(4, 3), "somebody else").save(tmp_path / "m.safetensors")
+    failed(
+        capsys, drive(files, tmp_path / "o.mp4", "--driving", tmp_path / "m.safetensors"), "m.safetensors", "another"
+    )
+
+
+def test_no_face_anywhere(files, tmp_path, capsys):
+    with FrameWriter(tmp_path / "grey.mp4", 25) as writer:
+        writer.write(torch.full((3, 48, 64, 3), 128, dtype=torch.uint8))
+    status = run(files, "edit-video", "--source", tmp_path / "grey.mp4", "--driving", files / "long.mp4",
+                 "--output", tmp_path / "o.mp4")  # fmt: skip
+    failed(capsys, status, "No face")
+
+
+def test_a_traceback_only_with_debug(files, tmp_path):
+    command = [sys.executable, "-m", "dpe_model", "info", str(tmp_path / "none.mp4")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    plain = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False, env=environment)
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert "Traceback" not in plain.stderr
+    assert plain.stderr.startswith("error: ")
+    assert "Traceback" in debug.stderr

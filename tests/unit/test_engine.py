@@ -1,0 +1,215 @@
+"""Many frames through a small network: order, counts, memory pressure, interruption."""
+
+import pytest
+import torch
+
+from dpe_model.checkpoint import BranchRoles, Checkpoint
+from dpe_model.engine import Engine, Services, resolve_precision
+from dpe_model.errors import DPEError, FrameError, MotionError
+from dpe_model.frames import to_network
+from dpe_model.motion import Edit
+
+from .tiny import clip, tiny_checkpoint, tiny_network
+
+
+def engine(chunk=3, budget=0, **services):
+    return Engine(tiny_checkpoint(), chunk=chunk, services=Services(**services), feature_budget=budget)
+
+
+def rendered(latent, *roles, **options):
+    return torch.cat(list(engine(**options).render(latent, *roles)))
+
+
+def close(a, b):
+    return torch.allclose(a, b, atol=2e-4)
+
+
+def test_chunks_do_not_change_the_result():
+    driver = engine().encode(clip(7, seed=1)).motion
+    results = []
+    for chunk in (1, 3, 16):
+        latent = engine(chunk).encode(clip(7)).with_edit("pose", Edit(driver))
+        results.append(rendered(latent, "pose", chunk=chunk))
+    assert results[0].shape == (7, 16, 16, 3)
+    assert close(results[0], results[1])
+    assert close(results[0], results[2])
+
+
+def test_matches_the_network_called_by_hand():
+    source, driving = clip(4), clip(4, seed=1)
+    latent = engine().encode(source).with_edit("expression", Edit(engine().encode(driving).motion))
+    network = tiny_checkpoint().network
+    with torch.no_grad():
+        alpha = network.motion(network.encode(to_network(driving, 16)).w)
+        images = network.render(network.encode(to_network(source, 16)), alpha, "pose")
+    by_hand = (images.clamp(-1, 1).permute(0, 2, 3, 1) + 1) / 2
+    assert close(rendered(latent, "expression"), by_hand)
+
+
+def test_roles_choose_the_branch():
+    latent = engine().encode(clip(2)).with_edit("expression", Edit(engine().encode(clip(2, seed=1)).motion))
+    checkpoint = tiny_checkpoint()
+    swapped = Checkpoint(checkpoint.network, BranchRoles("exp", "pose"), checkpoint.fingerprint, checkpoint.name)
+    as_released = torch.cat(list(Engine(checkpoint).render(latent, "expression")))
+    other = torch.cat(list(Engine(swapped).render(latent, "expression")))
+    assert not close(as_released, other)
+
+
+def test_strength_zero_is_the_self_reconstruction_exactly():
+    latent = engine().encode(clip(5))
+    driver = engine().encode(clip(5, seed=1)).motion
+    for role in ("expression", "pose"):
+        own = rendered(latent, role)
+        assert torch.equal(rendered(latent.with_edit(role, Edit(driver, 0.0)), role), own)
+        assert not close(rendered(latent.with_edit(role, Edit(driver, 1.0)), role), own)
+
+
+def test_both_roles_reencode_between():
+    driver = engine().encode(clip(3, seed=1)).motion
+    latent = engine().encode(clip(3)).with_edit("expression", Edit(driver)).with_edit("pose", Edit(driver))
+    counted = engine()
+    both = torch.cat(list(counted.render(latent, "expression", "pose")))
+    assert (counted.passes.encoder, counted.passes.generator) == (6, 6)
+    assert not close(both, rendered(latent, "pose"))
+
+
+def test_every_picture_is_encoded_once():
+    counted = engine(chunk=4)
+    latent = counted.encode(clip(10))
+    assert (counted.passes.encoder, counted.passes.generator) == (10, 0)
+    list(counted.render(latent.with_edit("pose", Edit(latent.motion)), "pose"))
+    assert (counted.passes.encoder, counted.passes.generator) == (20, 10)
+
+
+def test_features_within_the_budget_are_kept():
+    counted = engine(budget=2**30)
+    latent = counted.encode(clip(10))
+    kept = torch.cat(list(counted.render(latent, "pose")))
+    assert (counted.passes.encoder, counted.passes.generator) == (10, 10)
+    assert close(kept, rendered(engine().encode(clip(10)), "pose"))
+
+
+def test_a_still_is_encoded_once_and_repeated():
+    counted = engine(chunk=4, budget=2**20)
+    still = counted.encode(clip(1))
+    driver = engine().encode(clip(9, seed=1)).motion
+    result = torch.cat(list(counted.render(still.with_edit("pose", Edit(driver)), "pose")))
+    assert len(result) == 9
+    assert (counted.passes.encoder, counted.passes.generator) == (1, 9)
+    as_clip = engine().encode(clip(1).expand(9, -1, -1, -1)).with_edit("pose", Edit(driver))
+    assert close(result, rendered(as_clip, "pose"))
+    # The same without anything kept.
+    assert close(result, rendered(engine().encode(clip(1)).with_edit("pose", Edit(driver)), "pose"))
+
+
+@pytest.mark.parametrize("policy", ["trim", "hold", "loop", "ping_pong"])
+def test_driver_shorter_than_source(policy):
+    driver = engine().encode(clip(3, seed=1)).motion
+    latent = engine().encode(clip(8)).with_policy(policy).with_edit("expression", Edit(driver))
+    assert len(rendered(latent, "expression")) == (3 if policy == "trim" else 8)
+
+
+def test_streams_equal_batches():
+    frames, driver = clip(8), engine().encode(clip(8, seed=1)).motion
+    latent = engine().encode(frames).with_edit("pose", Edit(driver))
+    chunks = iter([frames[:5], frames[5:6], frames[6:]])
+    streamed = torch.cat(list(engine().render_stream(chunks, [("pose", latent.plan("pose"))])))
+    assert close(streamed, rendered(latent, "pose"))
+    measured = engine().measure(iter([frames[:5], frames[5:]]), 25.0)
+    assert torch.allclose(measured.alpha, latent.motion.alpha, atol=1e-5)
+    assert measured.fps == 25.0
+
+
+def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
+    freed = []
+    pressed = engine(chunk=8, free_memory=lambda: freed.append(1))
+    network, encode = pressed.network, pressed.network.encode
+
+    def limited(images, with_features=True):
+        if len(images) > 3:
+            raise torch.cuda.OutOfMemoryError("too much")
+        return encode(images, with_features)
+
+    monkeypatch.setattr(network, "encode", limited)
+    motion = pressed.encode(clip(11)).motion
+    assert len(freed) == 2
+    assert pressed.chunk == 2
+    assert torch.allclose(motion.alpha, engine().encode(clip(11)).motion.alpha, atol=1e-5)
+
+
+def test_out_of_memory_for_a_single_picture_is_reported(monkeypatch):
+    def never(images, with_features=True):
+        raise torch.cuda.OutOfMemoryError("too much")
+
+    pressed = engine()
+    monkeypatch.setattr(pressed.network, "encode", never)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        pressed.encode(clip(2))
+
+
+def test_progress_counts_every_frame():
+    done = []
+    counting = engine(chunk=4, on_frames=done.append)
+    latent = counting.encode(clip(10))
+    assert sum(done) == 10
+    list(counting.render(latent, "pose"))
+    assert sum(done) == 20
+
+
+def test_interruption_stops_between_chunks():
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) > 2:
+            raise Stop
+
+    stopped = engine(chunk=2, check_interrupt=check)
+    with pytest.raises(Stop):
+        stopped.encode(clip(10))
+    assert stopped.passes.encoder == 4
+
+
+def test_latents_of_another_checkpoint_are_refused():
+    latent = engine().encode(clip(2))
+    other = Engine(tiny_checkpoint(fingerprint="other"))
+    with pytest.raises(MotionError, match="another checkpoint"):
+        other.render(latent, "pose")
+
+
+def test_empty_batches_are_refused():
+    with pytest.raises(FrameError, match="empty"):
+        engine().encode(torch.zeros(0, 16, 16, 3))
+    with pytest.raises(FrameError, match="no|none|at least"):
+        engine().measure(iter([]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close(dtype):
+    frames = to_network(clip(2), 16)
+    full, half = tiny_network().fold(), tiny_network().fold(dtype)
+    with torch.no_grad():
+        alpha = full.motion(full.encode(frames.flip(0)).w)
+        expected = full.render(full.encode(frames), alpha, "pose")
+        found = half.render(half.encode(frames), alpha, "pose")
+    assert found.dtype == torch.float32
+    assert half.compute_dtype == dtype
+    assert float((found - expected).abs().mean()) < 0.05 * float(expected.abs().mean())
+
+
+def test_non_finite_results_are_not_passed_on(monkeypatch):
+    broken = engine()
+    latent = broken.encode(clip(2))
+    monkeypatch.setattr(broken.network, "render", lambda *a: torch.full((2, 3, 16, 16), float("nan")))
+    with pytest.raises(DPEError, match="fp32"):
+        list(broken.render(latent, "pose"))
+
+
+def test_precision_by_device():
+    assert resolve_precision("auto", "cpu") == torch.float32
+    assert resolve_precision("bf16", "cpu") == torch.bfloat16
+    with pytest.raises(DPEError, match="fp64"):
+        resolve_precision("fp64", "cpu")

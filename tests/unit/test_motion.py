@@ -1,0 +1,150 @@
+"""Motions, edits, and how lengths are fitted."""
+
+import pytest
+import torch
+
+from dpe_model.errors import MotionError
+from dpe_model.latent import Latent
+from dpe_model.motion import Edit, EditPlan, Motion, driver_frames, output_length
+
+from .tiny import clip
+
+
+def motion(frames, seed=0, checkpoint="a", fps=None):
+    return Motion(torch.randn(frames, 3, generator=torch.Generator().manual_seed(seed)), checkpoint, fps)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("trim", [0, 1, 2, 2, 2, 2, 2]),
+        ("hold", [0, 1, 2, 2, 2, 2, 2]),
+        ("loop", [0, 1, 2, 0, 1, 2, 0]),
+        ("ping_pong", [0, 1, 2, 1, 0, 1, 2]),
+    ],
+)
+def test_short_drivers(policy, expected):
+    assert driver_frames(3, 7, policy).tolist() == expected
+
+
+@pytest.mark.parametrize("policy", ["hold", "loop", "ping_pong"])
+def test_a_driver_of_one_frame(policy):
+    assert driver_frames(1, 4, policy).tolist() == [0, 0, 0, 0]
+
+
+def test_unknown_policy():
+    with pytest.raises(MotionError, match="bounce"):
+        driver_frames(3, 4, "bounce")
+
+
+@pytest.mark.parametrize(
+    ("source", "drivers", "policy", "expected"),
+    [
+        (10, [4], "trim", 4),
+        (4, [10], "trim", 4),
+        (10, [4], "hold", 10),
+        (4, [10], "loop", 4),
+        (1, [7], "trim", 7),
+        (1, [7, 3], "trim", 3),
+        (1, [7, 3], "hold", 7),
+        (1, [1], "hold", 1),
+        (5, [], "trim", 5),
+    ],
+)
+def test_length_of_the_result(source, drivers, policy, expected):
+    assert output_length(source, drivers, policy) == expected
+
+
+def test_strength_zero_is_the_source_exactly():
+    source, driver = motion(5).alpha, motion(5, seed=1)
+    for mode in ("absolute", "relative"):
+        assert torch.equal(Edit(driver, 0.0, mode).apply(source, torch.arange(5)), source)
+
+
+def test_strength_one_is_the_driver_exactly():
+    source, driver = motion(5).alpha, motion(5, seed=1)
+    assert torch.equal(Edit(driver, 1.0).apply(source, torch.arange(5)), driver.alpha)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.7])
+def test_strength_interpolates_and_exaggerates(strength):
+    source, driver = motion(5).alpha, motion(5, seed=1)
+    found = Edit(driver, strength).apply(source, torch.arange(5))
+    assert torch.allclose(found - source, strength * (driver.alpha - source), atol=1e-6)
+
+
+def test_relative_adds_the_change_since_the_reference_frame():
+    source, driver = motion(5).alpha, motion(5, seed=1)
+    found = Edit(driver, 1.0, "relative", reference=2).apply(source, torch.arange(5))
+    assert torch.allclose(found, source + driver.alpha - driver.alpha[2], atol=1e-6)
+    assert torch.allclose(found[2], source[2], atol=1e-6)
+    last = Edit(driver, 1.0, "relative", reference=-1).apply(source, torch.arange(5))
+    assert torch.allclose(last[4], source[4], atol=1e-6)
+
+
+def test_reference_outside_the_driver():
+    with pytest.raises(MotionError, match=r"0\.\.4"):
+        Edit(motion(5), reference=5)
+
+
+def test_edits_apply_one_after_the_other_and_by_position():
+    source = motion(6).alpha
+    first, second = Edit(motion(6, 1), 0.5), Edit(motion(2, 2), 0.5)
+    plan = EditPlan.make([first, second], 6, "loop")
+    by_hand = 0.5 * (0.5 * source + 0.5 * first.driver.alpha) + 0.5 * second.driver.alpha[[0, 1, 0, 1, 0, 1]]
+    assert torch.allclose(plan.apply(source, 0), by_hand, atol=1e-6)
+    assert torch.allclose(plan.apply(source[3:5], 3), by_hand[3:5], atol=1e-6)
+
+
+def test_saved_and_loaded_unchanged(tmp_path):
+    before = motion(9, fps=29.97)
+    before.save(tmp_path / "new" / "m.safetensors")
+    after = Motion.load(tmp_path / "new" / "m.safetensors")
+    assert torch.equal(after.alpha, before.alpha)
+    assert (after.checkpoint, after.fps) == ("a", 29.97)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["m.safetensors"]
+
+
+def test_other_files_are_no_motions(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"no")
+    with pytest.raises(MotionError, match="m.safetensors"):
+        Motion.load(tmp_path / "m.safetensors")
+    with pytest.raises(MotionError, match="none.safetensors"):
+        Motion.load(tmp_path / "none.safetensors")
+
+
+def test_an_unwritable_place_is_said(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MotionError, match="cannot be written"):
+        motion(2).save(tmp_path / "file" / "m.safetensors")
+
+
+@pytest.mark.parametrize("alpha", [torch.zeros(0, 3), torch.zeros(3), torch.tensor([[1.0, float("nan")]])])
+def test_refuses_what_is_no_motion(alpha):
+    with pytest.raises(MotionError):
+        Motion(alpha, "a")
+
+
+def test_resampling_keeps_duration_and_ends():
+    before = Motion(torch.arange(50, dtype=torch.float32)[:, None], "a", 25.0)
+    after = before.resampled(50.0)
+    assert len(after) == 100
+    assert torch.allclose(after.alpha[:99, 0], torch.arange(99) / 2)
+    assert before.resampled(25.0) is before
+    unknown = Motion(before.alpha, "a")
+    assert unknown.resampled(50.0) is unknown
+
+
+def test_motions_of_different_checkpoints_do_not_mix():
+    latent = Latent(clip(2), motion(2))
+    with pytest.raises(MotionError, match="another checkpoint"):
+        latent.with_edit("pose", Edit(motion(2, checkpoint="b")))
+
+
+def test_latents_collect_edits():
+    latent = Latent(clip(2), motion(2), policy="loop")
+    edited = latent.with_edit("pose", Edit(motion(5))).with_edit("expression", Edit(motion(7)))
+    assert (latent.edits("pose"), len(edited.pose), len(edited.expression)) == ((), 1, 1)
+    assert edited.length == 2
+    assert edited.with_policy("trim").length == 2
+    assert Latent(clip(1), motion(1), policy="hold").with_edit("pose", Edit(motion(5))).length == 5
