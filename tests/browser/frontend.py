@@ -130,10 +130,13 @@ class FrontEnd:
         return tuple(self.page.evaluate(PLACE, kind))
 
     def help(self, kind: str) -> str:
-        """Text of the help page of a node that is on the canvas, as the sidebar renders it."""
+        """Text of the help page of a node on the canvas, as the sidebar renders it; empty where there is none."""
         self.page.evaluate(SELECT, kind)
-        with self.page.expect_response(lambda response: response.url.endswith(f"/docs/{kind}.md"), timeout=10_000):
+        page_url = f"/docs/{kind}.md"
+        with self.page.expect_response(lambda response: response.url.endswith(page_url), timeout=10_000) as answer:
             self.page.locator('[data-testid="info-button"]').first.click()
+        if not answer.value.ok:
+            return ""
         text = self.page.locator(".node-help-content .markdown-content")
         text.wait_for()
         return text.inner_text()
