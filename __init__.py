@@ -2,11 +2,12 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES, register_model_folder
+from .nodes import NODES, install_examples, register_model_folder
 
 WEB_DIRECTORY = "./js"
 
 register_model_folder()
+install_examples()
 
 
 class DPEExtension(ComfyExtension):

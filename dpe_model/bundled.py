@@ -14,6 +14,8 @@ SOURCE_CLIP = ASSETS / "source.mp4"
 """A rendered head, 256x256, near neutral."""
 DRIVING_CLIP = ASSETS / "driving.mp4"
 """Another rendered head, turning and grimacing."""
+FULL_FRAME_CLIP = ASSETS / "full_frame.mp4"
+"""The first head in a 640x480 frame, for pasting back."""
 SOURCE_STILL = ASSETS / "source.png"
 
 

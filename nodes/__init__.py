@@ -1,5 +1,6 @@
 """What the ComfyUI graph sees: one file a stage, each node thin over `dpe_model`."""
 
+from .examples import install_examples
 from .load import LoadDPEModel, register_model_folder
 from .motion import EditLatent, EncodeMotion, LoadMotion, SaveMotion
 from .portrait import CropPortrait, PasteBack
@@ -17,4 +18,4 @@ NODES = (
     LoadMotion,
 )
 
-__all__ = ["NODES", "register_model_folder"]
+__all__ = ["NODES", "install_examples", "register_model_folder"]

@@ -13,12 +13,8 @@ from host.comfy import ComfyServer
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "ComfyUI-DPE"
 
-# Name in the host's input folder, as the shipped workflows use it -> bundled file.
-INPUTS = {
-    "dpe_source.mp4": "dpe_model/assets/source.mp4",
-    "dpe_driving.mp4": "dpe_model/assets/driving.mp4",
-    "dpe_source.png": "dpe_model/assets/source.png",
-}
+# Further files for the host's input folder: name -> bundled file. The pack itself puts its example clips there.
+INPUTS: dict[str, str] = {}
 # Name below the host's models folder -> bundled file.
 MODELS: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Renders the two bundled clips: `python -m dpe_model.training.synthetic.clips --head HEAD.npz --output DIR`."""
+"""Renders the bundled clips: `python -m dpe_model.training.synthetic.clips --head HEAD.npz --output DIR`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 FPS = 25
 FRAMES = 75
 SIZE = 256
+WIDE_SIZE = 640
+WIDE_ROWS = slice(96, 576)
+"""Of the square picture, what a 640x480 frame shows."""
+WIDE_SPAN = 50.0
 
 
 @dataclass(frozen=True)
@@ -206,10 +210,21 @@ def driving_motion(studio: Studio) -> Callable[[float], HeadParams]:
 def frames(
     scene: Scene, motion: Callable[[float], HeadParams], backdrop: np.ndarray, count: int = FRAMES, sub: int = 4
 ) -> Iterator[Picture]:
-    """Pictures uint8 [256, 256, 3] of a movement at 25 frames a second."""
+    """Pictures uint8 [S, S, 3] of a movement at 25 frames a second; S is the backdrop's side."""
     for index in range(count):
-        image = render(scene, motion(index / FPS), SIZE, sub, backdrop).linear
+        image = render(scene, motion(index / FPS), len(backdrop), sub, backdrop).linear
         yield develop(image, scene.post)
+
+
+def wide_scene(scene: Scene) -> Scene:
+    """The same person from farther away: a full frame around the portrait."""
+    return replace(scene, camera=replace(scene.camera, span=WIDE_SPAN))
+
+
+def swaying(motion: Callable[[float], HeadParams]) -> Callable[[float], HeadParams]:
+    """A movement of somebody who also shifts from one side to the other."""
+    sway = Curve(((0, -0.05), (1.2, 0.04), (2.2, -0.02), (3, -0.05)))
+    return lambda time: replace(motion(time), shift_x=sway(time))
 
 
 def write_clip(path: Path, pictures: Iterator[Picture]) -> None:
@@ -221,7 +236,7 @@ def write_clip(path: Path, pictures: Iterator[Picture]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Render the bundled clips source.mp4, driving.mp4 and source.png.")
+    parser = argparse.ArgumentParser(description="Render the bundled clips and source.png.")
     parser.add_argument("--head", type=Path, required=True, help="ICT-FaceKit export (.npz)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(arguments)
@@ -233,7 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = next(frames(source, source_motion(studio), walls[0], count=1))
     cv2.imwrite(str(options.output / "source.png"), first[..., ::-1])
     write_clip(options.output / "driving.mp4", frames(driving, driving_motion(studio), walls[1]))
-    logger.info("Wrote source.mp4, source.png and driving.mp4 to %s", options.output)
+    wide_wall = studio_backdrop((92, 84, 78), (128, 122, 114), 3, WIDE_SIZE)
+    wide = frames(wide_scene(source), swaying(source_motion(studio)), wide_wall, sub=3)
+    write_clip(options.output / "full_frame.mp4", (picture[WIDE_ROWS] for picture in wide))
+    logger.info("Wrote source.mp4, source.png, driving.mp4 and full_frame.mp4 to %s", options.output)
 
 
 if __name__ == "__main__":
