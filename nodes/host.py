@@ -53,6 +53,11 @@ def preview(frame: torch.Tensor) -> tuple[str, Image.Image, int]:
     return "JPEG", Image.fromarray(to_uint8(frame).cpu().numpy()), PREVIEW_SIZE
 
 
+def note(*lines: str) -> dict[str, list[str]]:
+    """The ui message that the front end shows on a node after it ran."""
+    return {"dpe_note": list(lines)}
+
+
 def check_interrupt() -> None:
     """Stop here if the user asked to."""
     memory.throw_exception_if_processing_interrupted()

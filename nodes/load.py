@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..dpe_model.bundled import bundled_models
@@ -20,6 +21,7 @@ logger = logging.getLogger("ComfyUI-DPE")
 FOLDER = "dpe"
 EXTENSIONS = {".safetensors", ".pt"}
 BUNDLED = "bundled: "
+_PRECISION_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 ROLES = {
     "from the file": None,
     "pose branch edits expression (as released)": BranchRoles(expression="pose", pose="exp"),
@@ -131,6 +133,17 @@ class LoadDPEModel(io.ComfyNode):
             checkpoint = Checkpoint(
                 checkpoint.network, chosen, checkpoint.fingerprint, checkpoint.name, checkpoint.metadata
             )
+        lines = [_summary(checkpoint)]
         if model.startswith(BUNDLED):
             logger.info("Using the bundled model. The released model for real people: %s", RELEASE_PAGE)
-        return io.NodeOutput(host.LoadedModel.of(checkpoint))
+            lines.append(
+                f"The released model is the one for real people: {RELEASE_PAGE} (Trained Models). Put dpe.pt into "
+                "models/dpe."
+            )
+        return io.NodeOutput(host.LoadedModel.of(checkpoint), ui=host.note(*lines))
+
+
+def _summary(checkpoint: Checkpoint) -> str:
+    title = checkpoint.metadata.get("title") or checkpoint.name
+    precision = _PRECISION_NAMES[checkpoint.network.compute_dtype]
+    return f"{title}: {checkpoint.config.size} px, {precision}"

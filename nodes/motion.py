@@ -8,6 +8,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..dpe_model.checkpoint import ROLES
 from ..dpe_model.errors import MotionError
 from ..dpe_model.latent import Latent
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Edit, Motion
@@ -136,7 +137,21 @@ class EditLatent(io.ComfyNode):
             edited = edited.with_edit("expression", Edit(expression, expression_strength, mode, reference_frame))
         if pose is not None:
             edited = edited.with_edit("pose", Edit(pose, pose_strength, mode, reference_frame))
-        return io.NodeOutput(edited)
+        return io.NodeOutput(edited, ui=host.note(_lengths(edited)))
+
+
+def _lengths(latent: Latent) -> str:
+    """How the lengths meet, such as "228 source frames, expression driver 334 -> 228 frames"."""
+    parts = [_count(len(latent.motion), "source frame")]
+    for role in ROLES:
+        parts += [f"{role} driver {len(edit.driver)}" for edit in latent.edits(role)]
+    if len(parts) == 1:
+        parts.append("no edit")
+    return f"{', '.join(parts)} -> {_count(latent.length, 'frame')}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 class SaveMotion(io.ComfyNode):
@@ -161,12 +176,14 @@ class SaveMotion(io.ComfyNode):
     @classmethod
     def execute(cls, motion: Motion, filename_prefix: str) -> io.NodeOutput:
         """Write the file under the next free number."""
-        folder, name, counter, *_ = folder_paths.get_save_image_path(
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
         # The host's counter only knows names of the form name_00001_.ending, which ours are.
-        motion.save(Path(folder) / f"{name}_{counter:05}_{MOTION_ENDING}")
-        return io.NodeOutput(motion)
+        path = Path(folder) / f"{name}_{counter:05}_{MOTION_ENDING}"
+        motion.save(path)
+        shown = (Path(subfolder) / path.name).as_posix()
+        return io.NodeOutput(motion, ui=host.note(f"{shown}: {_count(len(motion), 'frame')}"))
 
 
 def motion_files() -> list[str]:
@@ -208,7 +225,9 @@ class LoadMotion(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         """Read the file."""
-        return io.NodeOutput(Motion.load(_motion_path(file)))
+        motion = Motion.load(_motion_path(file))
+        rate = "fps unknown" if motion.fps is None else f"{motion.fps:g} fps"
+        return io.NodeOutput(motion, ui=host.note(f"{_count(len(motion), 'frame')}, {rate}"))
 
 
 def _motion_path(file: str) -> Path:
