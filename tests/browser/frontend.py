@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,6 @@ READY = "() => Boolean(window.app?.extensionManager && window.LiteGraph?.registe
 SIZE = {"width": 1600, "height": 1000}
 
 MISSING = "app.graph.nodes.map(n => n.type).filter(type => !LiteGraph.registered_node_types[type])"
-QUEUE_EMPTY = """async () => {
-    const queue = await (await fetch('/api/queue')).json();
-    return queue.queue_running.length + queue.queue_pending.length === 0;
-}"""
 PLACE = """kind => {
     const node = LiteGraph.createNode(kind);
     const count = app.graph.nodes.length;
@@ -37,8 +34,6 @@ PLACE = """kind => {
     return [node.title, [...(node.inputs ?? []), ...(node.widgets ?? [])].map(slot => slot.name)];
 }"""
 SELECT = "kind => app.canvas.selectNodes(app.graph.nodes.filter(n => n.type === kind).slice(-1))"
-COUNT = "async () => Object.keys(await (await fetch('/api/history')).json()).length"
-FINISHED = f"async seen => await ({COUNT})() > seen"
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -154,10 +149,14 @@ class FrontEnd:
 
     def run(self, timeout: float = 600.0) -> dict[str, Any]:
         """Press Run and wait for the end: the history entry. The test judges its status."""
-        seen = self.page.evaluate(COUNT)
+        seen = len(self.server.get("/history"))
         self.press_run()
-        self.page.wait_for_function(FINISHED, arg=seen, timeout=timeout * 1000)
-        self.page.wait_for_function(QUEUE_EMPTY, timeout=timeout * 1000)
+        deadline = time.monotonic() + timeout
+        # Asked from here: the page's wait_for_function takes the promise of an async condition for a yes.
+        while len(self.server.get("/history")) <= seen or self.server.running():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no result within {timeout:.0f} s; the editor shows {self.complaints()}")
+            self.page.wait_for_timeout(200)
         self.page.wait_for_timeout(1000)  # the last pictures arrive after the history entry
         history = self.server.get("/history?max_items=1")
         return next(iter(history.values()))
