@@ -164,10 +164,12 @@ def crop_frames(frames: Tensor, crop: Crop, size: int | None = None) -> Tensor:
     frames = check_frames(frames)
     check_fit(frames, crop)
     size = crop.size if size is None else size
-    out = torch.empty(len(frames), size, size, 3, dtype=frames.dtype)
+    held = torch.uint8 if frames.dtype == torch.uint8 else torch.float32
+    out = torch.empty(len(frames), size, size, 3, dtype=held)
+    pictures = out.numpy()
     for n, matrix in enumerate(crop.pixel_matrix(size)):
-        out[n] = torch.from_numpy(warp(as_array(frames[n]), matrix, (size, size)))
-    return out
+        pictures[n] = warp(as_array(frames[n]), matrix, (size, size))
+    return out.to(frames.dtype)
 
 
 def check_fit(frames: Tensor, crop: Crop) -> None:

@@ -18,7 +18,7 @@ BORDER_FEATHER = 0.06
 # eyes to the chin), with room for a jaw that drops.
 CENTRE_BELOW_EYES = 0.45
 HALF_HEIGHT = 1.5
-HALF_WIDTH = 1.3
+HALF_WIDTH = 1.25
 EXPONENT = 2.5
 """Of the superellipse: 2 is an ellipse, larger is boxier."""
 
@@ -41,7 +41,7 @@ def feather_mask(size: int, feather: float = 0.15, border: float = BORDER) -> Te
     return torch.from_numpy((ramp[:, None] * ramp[None]).astype(np.float32))[None]
 
 
-def face_mask(crop: Crop, size: int | None = None, grow: float = 1.0, feather: float = 0.15) -> Tensor:
+def face_mask(crop: Crop, size: int | None = None, grow: float = 1.0, feather: float = 0.12) -> Tensor:
     """The face from forehead to chin: a soft superellipse placed by the five landmarks.
 
     Args:

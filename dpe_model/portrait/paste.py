@@ -50,15 +50,20 @@ def paste_back(
     check_fit(frames, crop)
     _check_edited(frames, edited)
     masks = _crop_masks(mask, crop)
-    out = frames.to("cpu", memory_format=torch.contiguous_format, copy=True)
+    # numpy has no bfloat16; float32 and back is exact.
+    held = torch.float32 if frames.dtype == torch.bfloat16 else frames.dtype
+    out = torch.empty(frames.shape, dtype=held).copy_(frames)
     placed = torch.zeros(out.shape[:3], dtype=torch.float32)
+    # The pixels are worked on as numpy arrays: torch's thread pool costs more than it gives on pictures this small.
+    pictures, alphas = out.numpy(), placed.numpy()
     for n in np.flatnonzero(crop.found):
-        _paste_one(out[n], placed[n], edited[n], masks[n % len(masks)], crop.matrix[n], colour_match)
-    return out, placed
+        new = as_array(edited[n])
+        _paste_one(pictures[n], alphas[n], new, masks[n if len(masks) > 1 else 0], crop.matrix[n], colour_match)
+    return out.to(frames.dtype), placed
 
 
 def _paste_one(
-    frame: Tensor, placed: Tensor, edited: Tensor, mask: np.ndarray, matrix: np.ndarray, colour_match: str
+    frame: np.ndarray, placed: np.ndarray, edited: np.ndarray, mask: np.ndarray, matrix: np.ndarray, colour_match: str
 ) -> None:
     """Blend one crop [S, S, 3] into one frame [H, W, 3] and its mask [H, W], both changed in place."""
     box = _frame_box(matrix, frame.shape[0], frame.shape[1])
@@ -66,21 +71,20 @@ def _paste_one(
         return
     top, bottom, left, right = box
     size = (bottom - top, right - left)
-    alpha = warp(mask, _to_frame(matrix, mask.shape[0], left, top), size, edge="zero")
+    alpha = warp(mask, _to_frame(matrix, mask.shape[0], left, top), size, edge="zero").clip(0.0, 1.0)
     inside = alpha > 0.0
     if not inside.any():
         return
-    new = _as_unit(warp(as_array(edited), _to_frame(matrix, edited.shape[0], left, top), size))
+    new = _as_unit(warp(edited, _to_frame(matrix, edited.shape[0], left, top), size))
     region = frame[top:bottom, left:right]
-    old = _as_unit(as_array(region))
+    old = _as_unit(region)
     if colour_match == "mean_std":
         new = matched(new, old, alpha)
     blended = old + alpha[..., None] * (new - old)
-    if frame.dtype == torch.uint8:
+    if frame.dtype == np.uint8:
         blended = np.clip(np.rint(blended * 255.0), 0, 255)
-    where = torch.from_numpy(inside)
-    region[where] = torch.from_numpy(blended[inside]).to(frame.dtype)
-    placed[top:bottom, left:right] = torch.from_numpy(alpha)
+    np.copyto(region, blended.astype(frame.dtype), where=inside[..., None])
+    placed[top:bottom, left:right] = alpha
 
 
 def matched(new: np.ndarray, old: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -117,7 +121,7 @@ def _to_frame(matrix: np.ndarray, size: int, left: int, top: int) -> np.ndarray:
 
 def _as_unit(picture: np.ndarray) -> np.ndarray:
     """uint8 or float32 values as float32 in 0..1."""
-    return picture.astype(np.float32) / np.float32(255.0) if picture.dtype == np.uint8 else picture
+    return picture.astype(np.float32) / np.float32(255.0) if picture.dtype == np.uint8 else picture.astype(np.float32)
 
 
 def _check_edited(frames: Tensor, edited: Tensor) -> None:

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dpe_model.errors import FrameError, NoFaceError
+from dpe_model.portrait import Crop, Face, Track, crop_frames, frame_portraits
+from dpe_model.portrait.crop import ranges, smooth
+from dpe_model.portrait.warp import warp
+
+LANDMARKS = np.array([[-0.2, -0.12], [0.2, -0.12], [0.0, 0.08], [-0.15, 0.28], [0.15, 0.28]])
+
+
+def face(x: float, y: float, side: float) -> Face:
+    half = side / 2
+    return Face((x - half, y - half, x + half, y + half), np.array([x, y]) + LANDMARKS * side, 0.99)
+
+
+def track_of(*places: tuple[float, float, float] | None, size: tuple[int, int] = (200, 300)) -> Track:
+    return Track(tuple(None if place is None else face(*place) for place in places), size)
+
+
+def ramp(height: int, width: int, n: int = 1) -> Tensor:
+    """Frames [n, H, W, 3] float32 whose red is x / 1000 and green y / 1000 at the pixel's centre."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([x / 1000, y / 1000, torch.zeros_like(x)], -1)[None].repeat(n, 1, 1, 1)
+
+
+def whole(matrix: np.ndarray) -> np.ndarray:
+    return np.concatenate([matrix, np.tile([[[0.0, 0.0, 1.0]]], (len(matrix), 1, 1))], 1)
+
+
+@pytest.mark.parametrize("size", [None, 256, 512])
+def test_inverse_is_exact_even_with_rotation(size: int | None) -> None:
+    rng = np.random.default_rng(0)
+    angle, zoom = rng.uniform(-3, 3, 50), rng.uniform(1e-3, 1e-1, 50)
+    linear = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], 1).reshape(-1, 2, 2)
+    matrix = np.concatenate([linear * zoom[:, None, None], rng.uniform(-2, 2, (50, 2, 1))], 2)
+    crop = Crop(matrix, (2160, 3840), 256, None, np.ones(50, dtype=bool))
+    product = whole(crop.pixel_matrix(size)) @ whole(crop.inverse(size))
+    assert np.abs(product - np.eye(3)).max() < 1e-9
+
+
+def test_static_is_one_whole_pixel_crop_unmoved_by_an_outlier() -> None:
+    places = [(150.3, 100.2, 60.0)] * 9 + [(250.0, 20.0, 110.0)]
+    crop = frame_portraits(track_of(*places), scale=2.0)
+    assert len(crop) == 10
+    assert np.ptp(crop.matrix, axis=0).max() == 0.0
+    assert crop.sides[0] == pytest.approx(120.0)
+    corner = crop.inverse(1)[0, :, 2]
+    assert corner == pytest.approx(np.round(corner))
+    # The face lies in the crop where the anchor says.
+    assert crop.matrix[0] @ [150.3, 100.2, 1.0] == pytest.approx([0.5, 0.53], abs=0.01)
+
+
+def test_follow_keeps_a_moving_face_in_place_without_lag() -> None:
+    places = [(80 + 2.0 * n, 60 + 1.0 * n, 50 * 1.005**n) for n in range(60)]
+    crop = frame_portraits(track_of(*places), framing="follow", smoothing=6.0)
+    centres = np.array([m @ [x, y, 1.0] for m, (x, y, _) in zip(crop.matrix, places, strict=True)])
+    assert np.abs(centres - [0.5, 0.53]).max() < 0.005
+    assert crop.sides / [side for *_, side in places] == pytest.approx(1.85, rel=0.005)
+
+
+def test_follow_removes_jitter_and_outliers() -> None:
+    rng = np.random.default_rng(1)
+    places = [(150 + rng.normal(0, 2), 100 + rng.normal(0, 2), 60 * np.exp(rng.normal(0, 0.03))) for _ in range(100)]
+    places[40] = (250.0, 100.0, 100.0)
+    crop = frame_portraits(track_of(*places), framing="follow")
+    corner = crop.inverse(1)[:, :, 2]
+    assert np.diff(corner, 2, axis=0).std() < 0.05
+    assert np.abs(corner[40] - corner[50]).max() < 4
+
+
+def test_smooth_keeps_lines_to_the_ends_and_fills_in_gaps() -> None:
+    line = np.arange(50.0)
+    assert smooth(line, 5.0, np.ones(50, dtype=bool)) == pytest.approx(line, abs=1e-6)
+    found = np.ones(50, dtype=bool)
+    found[20:40] = False
+    assert smooth(line, 3.0, found) == pytest.approx(line, abs=1e-6)
+    assert smooth(line[:1], 3.0, found[:1]) == pytest.approx(line[:1])
+    lone = np.zeros(50, dtype=bool)
+    lone[7] = True
+    assert np.isfinite(smooth(np.full(50, 3.0), 3.0, lone)).all()
+
+
+def test_landmarks_are_in_the_unit_square() -> None:
+    crop = frame_portraits(track_of(*[(150.0, 100.0, 60.0)] * 3), scale=2.0)
+    assert crop.landmarks is not None
+    assert crop.landmarks[1] == pytest.approx(LANDMARKS / 2.0 + [0.5, 0.53], abs=0.01)
+
+
+def test_hold_frames_the_gap_between_its_neighbours() -> None:
+    track = track_of((100.0, 90.0, 50.0), None, None, (130.0, 90.0, 50.0))
+    crop = frame_portraits(track, framing="follow", smoothing=0.0)
+    assert crop.found.all()
+    assert crop.matrix[1] @ [110.0, 90.0, 1.0] == pytest.approx([0.5, 0.53], abs=0.12)
+    ends = frame_portraits(track_of(None, (100.0, 90.0, 50.0), None))
+    assert np.ptp(ends.matrix, axis=0).max() == 0.0
+    assert np.isfinite(ends.landmarks).all()
+
+
+def test_pass_flags_the_frames_without_a_face() -> None:
+    track = track_of((100.0, 90.0, 50.0), None, (100.0, 90.0, 50.0))
+    assert frame_portraits(track, no_face="pass").found.tolist() == [True, False, True]
+
+
+def test_stop_names_the_frames_compactly() -> None:
+    place = (100.0, 90.0, 50.0)
+    with pytest.raises(NoFaceError, match=r"3 of 6 frames \(1-2 and 4\)"):
+        frame_portraits(track_of(place, None, None, place, None, place), no_face="stop")
+    assert len(frame_portraits(track_of(place), no_face="stop")) == 1
+
+
+@pytest.mark.parametrize("policy", ["hold", "pass", "stop"])
+def test_no_face_at_all_is_always_an_error(policy: str) -> None:
+    with pytest.raises(NoFaceError, match="any of the 2 frames"):
+        frame_portraits(track_of(None, None), no_face=policy)
+
+
+def test_ranges_reads_well() -> None:
+    assert ranges(np.array([5])) == "5"
+    assert ranges(np.array([0, 1, 2, 7, 9, 10])) == "0-2, 7 and 9-10"
+    assert ranges(np.arange(0, 40, 2)).endswith("14 and 12 more runs")
+
+
+def test_unknown_choices_are_refused() -> None:
+    track = track_of((100.0, 90.0, 50.0))
+    for wrong in ({"framing": "zoom"}, {"no_face": "skip"}, {"scale": 0.0}, {"size": 4}, {"smoothing": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            frame_portraits(track, **wrong)
+
+
+@pytest.mark.parametrize("size", [256, 512])
+@pytest.mark.parametrize("framing", ["static", "follow"])
+def test_crop_shows_the_frame_where_the_matrix_says(size: int, framing: str) -> None:
+    crop = frame_portraits(track_of((150.4, 101.3, 50.0)), framing=framing, size=size)
+    picture = crop_frames(ramp(200, 300), crop)
+    assert picture.shape == (1, size, size, 3)
+    inner = slice(size // 8, -size // 8)
+    at = (np.arange(size) + 0.5)[inner]
+    x = crop.inverse()[0, 0, 0] * at + crop.inverse()[0, 0, 2]
+    y = crop.inverse()[0, 1, 1] * at + crop.inverse()[0, 1, 2]
+    shown = picture[0, inner, inner].numpy() * 1000
+    # Half a 1/32 px, to which OpenCV rounds positions, and what its cubic kernel makes of a ramp.
+    assert np.abs(shown[..., 0] - x[None]).max() < 0.06
+    assert np.abs(shown[..., 1] - y[:, None]).max() < 0.06
+
+
+def test_crop_of_its_own_size_is_a_copy() -> None:
+    frames = (torch.rand(1, 200, 300, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    crop = frame_portraits(track_of((150.0, 100.0, 50.0)), scale=2.0)
+    corner = crop.inverse(1)[0, :, 2].round().astype(int)
+    expected = frames[:, corner[1] : corner[1] + 100, corner[0] : corner[0] + 100]
+    assert torch.equal(crop_frames(frames, crop, 100), expected)
+
+
+def test_beyond_the_frame_its_border_is_repeated() -> None:
+    crop = frame_portraits(track_of((5.0, 195.0, 100.0)), scale=2.0)
+    picture = crop_frames(ramp(200, 300), crop, 200)[0].numpy()
+    assert picture[0, 0, 0] == pytest.approx(0.0005, abs=1e-4)
+    assert picture[-1, -1, 1] == pytest.approx(0.1995, abs=1e-4)
+    nowhere = dataclasses.replace(crop, matrix=crop.matrix + np.array([[0.0, 0.0, 50.0], [0.0, 0.0, 0.0]]))
+    assert np.isfinite(crop_frames(ramp(200, 300), nowhere, 64).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [((16, 16), torch.uint8), ((3000, 4000), torch.uint8), ((64, 48), torch.float16), ((64, 48), torch.bfloat16)],
+)
+def test_sizes_and_dtypes(size: tuple[int, int], dtype: torch.dtype) -> None:
+    height, width = size
+    value = 77 if dtype == torch.uint8 else 0.25
+    frames = torch.full((2, height, width, 3), value, dtype=dtype)
+    crop = frame_portraits(track_of(*[(width / 2, height / 2, min(size) / 2)] * 2, size=size))
+    picture = crop_frames(frames, crop, 128)
+    assert picture.dtype == dtype
+    assert torch.equal(picture, torch.full((2, 128, 128, 3), value, dtype=dtype))
+
+
+def test_grey_and_rgba_become_rgb() -> None:
+    crop = frame_portraits(track_of((30.0, 30.0, 20.0), size=(64, 64)))
+    grey = crop_frames(torch.full((1, 64, 64, 1), 0.5), crop, 64)
+    assert torch.equal(grey, torch.full((1, 64, 64, 3), 0.5))
+    assert crop_frames(torch.zeros(1, 64, 64, 4), crop, 64).shape == (1, 64, 64, 3)
+
+
+def test_shrinking_does_not_alias() -> None:
+    # One-pixel stripes turn grey, at every shrink and phase.
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for shrink in (1.9, 3.3, 6.7):
+        matrix = np.array([[1 / shrink, 0.0, -7.3], [0.0, 1 / shrink, -3.1]])
+        picture = warp(stripes, matrix, (40, 40)).astype(float)
+        assert np.abs(picture - 127.5).max() < 25, shrink
+
+
+def test_chunks_and_selections() -> None:
+    crop = frame_portraits(track_of(*[(100.0 + n, 90.0, 50.0) for n in range(6)]), framing="follow")
+    frames = ramp(200, 300, 6)
+    parts = torch.cat([crop_frames(frames[:4], crop[:4]), crop_frames(frames[4:], crop[4:])])
+    assert torch.equal(parts, crop_frames(frames, crop))
+    assert np.array_equal(crop.select([5, 0, 0]).matrix, crop.matrix[[5, 0, 0]])
+    assert crop.select([5, 0, 0]).landmarks.shape == (3, 5, 2)
+
+
+def test_frames_of_another_number_or_size_are_refused() -> None:
+    crop = frame_portraits(track_of(*[(100.0, 90.0, 50.0)] * 3))
+    with pytest.raises(FrameError, match="expected 3.*got 2"):
+        crop_frames(ramp(200, 300, 2), crop)
+    with pytest.raises(FrameError, match="expected 300x200.*got 200x300"):
+        crop_frames(ramp(300, 200, 3), crop)
+
+
+def test_a_crop_checks_its_shapes() -> None:
+    matrix = np.array([[[0.01, 0.0, 0.0], [0.0, 0.01, 0.0]]])
+    with pytest.raises(ValueError, match="landmarks"):
+        Crop(matrix, (64, 64), 256, np.zeros((2, 5, 2)), np.ones(1, dtype=bool))
+    with pytest.raises(ValueError, match="inverted"):
+        Crop(matrix * 0.0, (64, 64), 256, None, np.ones(1, dtype=bool))
+    with pytest.raises(ValueError, match="found"):
+        Crop(matrix, (64, 64), 256, None, np.ones(2, dtype=bool))
