@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ..errors import DPEError
 
-COMMANDS = ("drive", "edit_video", "crop", "encode", "convert", "info")
+COMMANDS = ("drive", "edit_video", "crop", "encode", "convert", "info", "train")
 
 INTERRUPTED = 130
 """Exit status of a command stopped from the keyboard."""

@@ -60,7 +60,7 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 1] of pictures [N, 3, S, S]."""
-        x = self.convs(images)
+        x = self.convs(images.to(self.final_conv.conv.weight.dtype))
         x = self.final_conv(torch.cat((x, minibatch_stddev(x).to(x.dtype)), 1))
         hidden = F.leaky_relu(self.final_linear[0](x.flatten(1).float()), SLOPE) * SQRT2
         return self.final_linear[1](hidden).float()

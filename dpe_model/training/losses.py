@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import pickle
 import zipfile
@@ -106,7 +107,8 @@ class PerceptualLoss(nn.Module):
 
     def blocks(self, images: Tensor) -> list[Tensor]:
         """Feature maps of the five blocks for pictures [N, 3, H, W]."""
-        x = (images.clamp(-1.0, 1.0) * 0.5 + 0.5 - self.mean) / self.std
+        x = (images.clamp(-1.0, 1.0) * 0.5 + 0.5 - self.mean.float()) / self.std.float()
+        x = x.to(self.features.get_parameter("0.weight").dtype)
         found = []
         for block in VGG_BLOCKS:
             for index in block:
@@ -178,7 +180,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # LIA's and the authors' training checkpoints hold their command line beside the tensors.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: expected a file of tensors, could not read it as one ({error}).") from error
     return flatten_tensors(loaded)

@@ -1,0 +1,49 @@
+"""`python -m dpe_model train`: train a network from a configuration file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from .config import ConfigError, TrainConfig, apply_override, config_from, load_config
+from .state import load_state
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--config", type=Path, help="configuration, .toml or .json; with --resume the run's own by default"
+    )
+    parser.add_argument("--resume", type=Path, help="folder of a run to go on with")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit status. Several processes: start it with `torchrun -m dpe_model train ...`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: what was named cannot be used; the message says what to mend.
+    """
+    # Imported here, so that the command line as a whole starts fast.
+    from .trainer import Trainer, process_group
+
+    config = _configuration(args)
+    with process_group(config.device) as share:
+        outcome = Trainer(config, args.resume, share).run()
+    logger.info("Stopped at step %d of %d (%s). Output: %s", outcome.step, config.steps, outcome.reason, config.out)
+    return 0
+
+
+def _configuration(args: argparse.Namespace) -> TrainConfig:
+    if args.config is not None:
+        return load_config(args.config, args.overrides)
+    if args.resume is None:
+        raise ConfigError("expected --config FILE, or --resume DIR of an earlier run.")
+    _, scalars = load_state(args.resume)
+    values = dict(scalars["config"])
+    for text in args.overrides:
+        apply_override(values, text)
+    return config_from(values)

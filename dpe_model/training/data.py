@@ -1,0 +1,406 @@
+"""Samples for training: pairs of frames of one clip, and tuples of rendered heads with their truth.
+
+Sample number n of a run is a function of the seed and n alone. So a resumed run goes on with the very samples a
+straight one would have seen, and several processes share a joint batch without talking to each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dpe_model.errors import DPEError, FrameError
+from dpe_model.frames import to_network
+
+from .config import Source
+
+logger = logging.getLogger(__name__)
+
+POSE_OFFSET = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
+POSE_UNIT = (16.0, 9.0, 6.0, 0.06, 0.03, 0.025)
+"""Yaw, pitch, roll in degrees, scale, shift x and y: what counts as zero, and about one standard deviation."""
+
+EXPRESSION_UNIT = 0.25
+GAZE_UNIT = (7.0, 5.0)
+"""The same of blendshape weights, and of gaze yaw and pitch in degrees, the last two expression parameters."""
+
+B = TypeVar("B", bound="TensorBatch")
+
+
+class DataError(DPEError):
+    """Training data cannot be used: missing, empty, or of another layout; the message names the path."""
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """A batch whose fields are tensors [N, ...] or None."""
+
+    def _map(self: B, change: Any) -> B:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return type(self)(**{k: None if v is None else change(v) for k, v in values.items()})
+
+    def to(self: B, device: torch.device, channels_last: bool = False) -> B:
+        """The same on a device."""
+
+        def move(t: Tensor) -> Tensor:
+            last = channels_last and t.ndim == 4
+            return t.to(device, memory_format=torch.channels_last) if last else t.to(device)
+
+        return self._map(move)
+
+    def chunk(self: B, parts: int) -> list[B]:
+        """Every `parts`-th sample from 0, from 1, ...: the order that keeps the discriminator's groups together."""
+        return [self._map(lambda t, i=i: t[i::parts]) for i in range(parts)]
+
+    @classmethod
+    def stack(cls: type[B], batches: Sequence[B]) -> B:
+        """Batches one after the other."""
+        joined: dict[str, Tensor | None] = {}
+        for f in dataclasses.fields(cls):
+            values = [getattr(b, f.name) for b in batches]
+            joined[f.name] = None if any(v is None for v in values) else torch.cat(values)
+        return cls(**joined)
+
+
+@dataclass(frozen=True)
+class PairBatch(TensorBatch):
+    """Two frames of one clip: `a` and `b` [N, 3, S, S] in -1..1."""
+
+    a: Tensor
+    b: Tensor
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+@dataclass(frozen=True)
+class SupervisedBatch(TensorBatch):
+    """Rendered heads with the truth of every edit. A(p1, e1) is person A at pose p1 with expression e1.
+
+    Pictures are [N, 3, S, S] in -1..1. Flows give, for each pixel of a target, where that surface point lies in
+    `source`: x and y in -1..1 between the picture's edges, as `grid_sample` with align_corners=False reads them.
+
+    Attributes:
+        source: A(p1, e1).
+        driver: D(p2, e2), D being A or somebody else.
+        pose_target: A(p2, e1).
+        exp_target: A(p1, e2).
+        both_target: A(p2, e2).
+        source_pose, driver_pose: [N, 6] yaw, pitch, roll, scale, shift x, y, in about standard deviations.
+        source_expression, driver_expression: [N, K] blendshapes and gaze, likewise.
+        pose_flow, exp_flow, both_flow: [N, 2, s, s], s up to S.
+        pose_visible, exp_visible, both_visible: [N, 1, s, s], share of the pixel seen in `source`.
+    """
+
+    source: Tensor
+    driver: Tensor
+    pose_target: Tensor
+    exp_target: Tensor
+    both_target: Tensor
+    source_pose: Tensor
+    driver_pose: Tensor
+    source_expression: Tensor
+    driver_expression: Tensor
+    pose_flow: Tensor | None = None
+    exp_flow: Tensor | None = None
+    both_flow: Tensor | None = None
+    pose_visible: Tensor | None = None
+    exp_visible: Tensor | None = None
+    both_visible: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+Batch = PairBatch | SupervisedBatch
+
+
+class Reader(Protocol):
+    """Where samples come from."""
+
+    def sample(self, rng: np.random.Generator, size: int) -> Batch:
+        """One sample (a batch of one) at `size` px, decided by `rng` alone."""
+        ...
+
+
+def pose_units(pose: Tensor) -> Tensor:
+    """Pose parameters [N, 6] in degrees and picture widths -> about standard deviations."""
+    return (pose.float() - torch.tensor(POSE_OFFSET)) / torch.tensor(POSE_UNIT)
+
+
+def expression_units(expression: Tensor) -> Tensor:
+    """Blendshape weights and gaze in degrees [N, K] -> about standard deviations."""
+    unit = torch.full((expression.shape[-1],), EXPRESSION_UNIT)
+    unit[-2:] = torch.tensor(GAZE_UNIT)
+    return expression.float() / unit
+
+
+def shrink_flow(flow: Tensor, visible: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Positions [N, 2, s, s] averaged over the visible part of larger pixels, and the visible share, at `size` px.
+
+    Positions are absolute, so their mean belongs to the larger pixel's centre. Smaller maps stay as they are.
+    """
+    factor = flow.shape[-1] // size
+    if factor <= 1:
+        return flow, visible
+    share = F.avg_pool2d(visible, factor)
+    position = F.avg_pool2d(flow * visible, factor) / share.clamp_min(1e-6)
+    return torch.where(share > 0, position, F.avg_pool2d(flow, factor)), share
+
+
+class RenderReader:
+    """Rendered heads, drawn on the fly: an endless supply, at the price of a few renders a sample."""
+
+    def __init__(self, path: str, render_size: int = 128, same_person: float = 0.4) -> None:
+        from .synthetic.sampling import Studio
+
+        self.studio = Studio.load(path)
+        self.render_size, self.same_person = render_size, same_person
+
+    def sample(self, rng: np.random.Generator, size: int) -> SupervisedBatch:
+        """One tuple, rendered at 128 px or more and reduced to `size`."""
+        made = self.studio.sample_tuple(
+            rng, same_person=bool(rng.random() < self.same_person), size=max(size, self.render_size)
+        )
+        names = ("pose", "exp", "both")
+        images = torch.from_numpy(made.images())
+        flows = torch.from_numpy(np.stack([made.flows[f"{n}_target"] for n in names]))
+        visible = torch.from_numpy(np.stack([made.visible[f"{n}_target"] for n in names]))
+        pose = np.stack([p.pose_vector() for p in (made.source_params, made.driver_params)])
+        expression = np.stack([p.expression_vector() for p in (made.source_params, made.driver_params)])
+        return supervised_from(images, torch.from_numpy(pose), torch.from_numpy(expression), flows, visible, size)
+
+
+def supervised_from(
+    images: Tensor,
+    pose: Tensor,
+    expression: Tensor,
+    flows: Tensor | None,
+    visible: Tensor | None,
+    size: int,
+) -> SupervisedBatch:
+    """A sample (batch of one) from what a renderer gives.
+
+    Args:
+        images: uint8 [5, S, S, 3]: source, driver, pose, expression and both target.
+        pose: [2, 6] of source and driver, degrees and picture widths.
+        expression: [2, K], blendshape weights and gaze in degrees.
+        flows: [3, s, s, 2] of the three targets, or None.
+        visible: [3, s, s] in 0..1, or None.
+        size: pixels a side wanted; S is a multiple.
+    """
+    pictures = to_network(images, size)[:, None]
+    poses, expressions = pose_units(pose)[:, None], expression_units(expression)[:, None]
+    maps: list[Tensor | None] = [None] * 6
+    if flows is not None and visible is not None:
+        small, share = shrink_flow(flows.float().permute(0, 3, 1, 2), visible.float()[:, None], size)
+        maps = [*small[:, None], *share[:, None]]
+    return SupervisedBatch(*pictures, *poses, *expressions, *maps)
+
+
+class ShardReader:
+    """Rendered heads from a folder of shards, drawn with replacement from those that exist when the run starts."""
+
+    def __init__(self, path: str) -> None:
+        from .synthetic.shards import ShardDataset
+
+        self.shards = ShardDataset(path)
+
+    def sample(self, rng: np.random.Generator, size: int) -> SupervisedBatch:
+        """One tuple at `size` px."""
+        made = self.shards[int(rng.integers(len(self.shards)))]
+        pose = torch.stack((made["source_pose"], made["driver_pose"]))
+        expression = torch.stack((made["source_expression"], made["driver_expression"]))
+        return supervised_from(made["images"], pose, expression, made["flows"], made["visible"], size)
+
+
+class ClipReader:
+    """Pairs of frames from a folder of videos, or of folders of frames.
+
+    Videos are decoded once and kept as JPEG frames in memory, up to `frames_a_clip` evenly spaced ones of each.
+    """
+
+    def __init__(self, source: Source, frames_a_clip: int = 64) -> None:
+        root = Path(source.path)
+        if not root.is_dir():
+            raise DataError(f"{root}: expected a folder of videos or of folders of frames, found none.")
+        self.source = source
+        self.frames_a_clip = frames_a_clip
+        self.paths = [p for p in sorted(root.iterdir()) if not p.name.startswith(".")]
+        self.kept: dict[Path, list[bytes]] = {}
+        if not self.paths:
+            raise DataError(f"{root}: expected videos or folders of frames, found an empty folder.")
+
+    def sample(self, rng: np.random.Generator, size: int) -> PairBatch:
+        """Two frames of one clip."""
+        frames = self._frames(self.paths[int(rng.integers(len(self.paths)))])
+        return pair_from([_decode(frames[i]) for i in rng.integers(len(frames), size=2)], rng, size, self.source)
+
+    def _frames(self, path: Path) -> list[bytes]:
+        if path not in self.kept:
+            self.kept[path] = self._read(path)
+        return self.kept[path]
+
+    def _read(self, path: Path) -> list[bytes]:
+        from dpe_model.video import open_frames
+
+        opened = open_frames(path)
+        count = opened.info.frames
+        stride = max(1, (count or 0) // self.frames_a_clip)
+        found: list[bytes] = []
+        position = 0
+        for chunk in opened.chunks(16):
+            for frame in chunk:
+                if position % stride == 0 and len(found) < self.frames_a_clip:
+                    found.append(_encode(frame))
+                position += 1
+        if len(found) < 2:
+            raise DataError(f"{path}: expected a clip of at least two frames, found {len(found)}. Remove it.")
+        return found
+
+
+def _encode(frame: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame.numpy()).save(buffer, format="JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def _decode(content: bytes) -> Tensor:
+    with Image.open(io.BytesIO(content)) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy())
+
+
+class LMDBReader:
+    """Pairs of frames from the published code's layout.
+
+    `PATH/256` is the database: `<video>-length` holds a clip's frame count as text, `<video>-<frame, 7 digits>` an
+    encoded picture. `PATH/train_list.txt` names the videos, one a line, as `<person>#...`; a person is drawn, then one
+    of their videos, then two of its first 500 frames.
+    """
+
+    MOST_FRAMES = 500
+
+    def __init__(self, source: Source, listing: str = "train_list.txt", folder: str = "256") -> None:
+        try:
+            import lmdb
+        except ModuleNotFoundError as error:
+            raise DataError("Reading the LMDB layout needs the package lmdb. Install it, or use clips.") from error
+        root = Path(source.path)
+        names = root / listing
+        if not names.is_file() or not (root / folder).is_dir():
+            raise DataError(f"{root}: expected {listing} and the database folder {folder}, found not both.")
+        self.source = source
+        environment = lmdb.open(str(root / folder), readonly=True, lock=False, readahead=False, meminit=False)
+        self.transaction = environment.begin(buffers=True)
+        self.videos: dict[str, list[str]] = {}
+        for name in names.read_text().split("\n"):
+            if name.strip():
+                self.videos.setdefault(name.split("#")[0], []).append(name.strip())
+        self.people = sorted(self.videos)
+        if not self.people:
+            raise DataError(f"{names}: expected names of videos, one a line, found none.")
+
+    def sample(self, rng: np.random.Generator, size: int) -> PairBatch:
+        """Two frames of one video of one person."""
+        videos = self.videos[self.people[int(rng.integers(len(self.people)))]]
+        name = videos[int(rng.integers(len(videos)))]
+        count = min(int(bytes(self._get(f"{name}-length")).decode()), self.MOST_FRAMES)
+        frames = [_decode(bytes(self._get(f"{name}-{i:07d}"))) for i in rng.integers(count, size=2)]
+        return pair_from(frames, rng, size, self.source)
+
+    def _get(self, key: str) -> Any:
+        value = self.transaction.get(key.encode())
+        if value is None:
+            raise DataError(f"{self.source.path}: expected the key {key} in the database, found none.")
+        return value
+
+
+def pair_from(frames: Sequence[Tensor], rng: np.random.Generator, size: int, source: Source) -> PairBatch:
+    """Two frames [H, W, 3] as a sample; both mirrored or recoloured alike, as the source says."""
+    try:
+        a, b = (to_network(f[None], size) for f in frames)
+    except FrameError as error:
+        raise DataError(f"{source.path}: {error}") from error
+    flip, draw = bool(rng.random() < 0.5), rng.uniform(-1.0, 1.0, size=(3,))
+    if source.flip and flip:
+        a, b = a.flip(-1), b.flip(-1)
+    if source.jitter:
+        a, b = (_recolour(x, draw * source.jitter) for x in (a, b))
+    return PairBatch(a, b)
+
+
+def _recolour(images: Tensor, amounts: Any) -> Tensor:
+    brightness, contrast, saturation = (float(a) for a in amounts)
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * (1.0 + saturation)
+    return (images * (1.0 + contrast) + brightness).clamp(-1.0, 1.0)
+
+
+def open_source(source: Source) -> Reader:
+    """The reader of a source. Raises DataError where it cannot be read."""
+    if source.kind == "render":
+        return RenderReader(source.path)
+    if source.kind == "synthetic":
+        return ShardReader(source.path)
+    if source.kind == "clips":
+        return ClipReader(source)
+    if source.kind == "lmdb":
+        return LMDBReader(source)
+    raise DataError(f"sources: unknown kind {source.kind!r}.")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every joint batch a process takes: samples `rank`, `rank + world`, ..."""
+
+    rank: int = 0
+    world: int = 1
+
+
+class StepData(Dataset[Batch]):
+    """Item s is this process's part of the batch of step s. All of a batch comes from one source."""
+
+    def __init__(self, sources: Sequence[Source], size: int, batch: int, seed: int, share: Share) -> None:
+        if not sources:
+            raise DataError("no data: expected at least one [[sources]] in the configuration.")
+        if batch % share.world:
+            raise DataError(f"batch: expected a multiple of the {share.world} processes, got {batch}.")
+        shares = np.array([s.share for s in sources], dtype=np.float64)
+        if (shares < 0).any() or not shares.sum():
+            raise DataError(f"sources: expected shares of at least 0 and one above, got {shares.tolist()}.")
+        self.sources, self.size, self.batch, self.seed, self.share = tuple(sources), size, batch, seed, share
+        self.odds = shares / shares.sum()
+        self.readers: dict[int, Reader] = {}
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, step: int) -> Batch:
+        index = int(np.random.default_rng([self.seed, 0, step]).choice(len(self.sources), p=self.odds))
+        # Opened where it is used: readers do not travel to worker processes.
+        if index not in self.readers:
+            self.readers[index] = open_source(self.sources[index])
+        reader = self.readers[index]
+        numbers = range(step * self.batch + self.share.rank, (step + 1) * self.batch, self.share.world)
+        samples = [reader.sample(np.random.default_rng([self.seed, 1, n]), self.size) for n in numbers]
+        return type(samples[0]).stack(samples)  # type: ignore[arg-type]
+
+
+def step_batches(data: StepData, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """Batches of steps `start` to `stop` - 1, in order, prepared ahead by `workers` processes (0 = none)."""
+    steps = range(start, stop)
+    if workers == 0:
+        return (data[s] for s in steps)
+    return iter(DataLoader(data, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=2))

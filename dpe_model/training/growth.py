@@ -1,0 +1,104 @@
+"""Progressive growth: a network for larger pictures that starts out as the function the smaller one was.
+
+Lower blocks carry over by resolution. The fresh ones at the top begin as resampling: the encoder's new blocks hand a
+downsampled picture through to the old ones, the generators' new level adds nothing to the up-sampled picture. Their
+remaining weights are random, so all of them can learn at once (after Net2Net, Chen et al. 2016).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dpe_model.errors import CheckpointError
+from dpe_model.network import BRANCHES, DPENetwork, NetworkConfig
+from dpe_model.network.layers import SLOPE, SQRT2, ConvLayer
+
+from .discriminator import Discriminator
+
+
+def grow(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
+    """A network of a larger size with the blocks of a smaller one; parts at the same size are copied as they are.
+
+    Args:
+        network: in its training form.
+        config: the larger network's; same code sizes, same widths at the resolutions both have.
+
+    Raises:
+        CheckpointError: sizes or widths do not fit.
+    """
+    old = network.config
+    if (old.style_dim, old.motion_dim) != (config.style_dim, config.motion_dim) or old.size > config.size:
+        raise CheckpointError(f"grow: expected a larger network with codes of the same sizes, got {old} -> {config}.")
+    changed = [r for r, c in old.channels.items() if config.channels[r] != c]
+    if changed:
+        raise CheckpointError(f"grow: expected the same widths, but they differ at {changed} px.")
+    while network.config.size < config.size:
+        size = network.config.size * 2
+        network = _double(network, NetworkConfig(size, config.style_dim, config.motion_dim, config.channels))
+    return network
+
+
+def _double(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
+    device = network.dir.weight.device
+    grown = DPENetwork(config).to(device)
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("enc.")}
+    with torch.no_grad():
+        grown.load_state_dict({**grown.state_dict(), **state})
+        old, new = network.enc.net_app.convs, grown.enc.net_app.convs
+        for i in range(1, len(old)):
+            new[i + 1].load_state_dict(old[i].state_dict())
+        _pass_downsampled(cast(ConvLayer, new[0]), new[1], cast(ConvLayer, old[0]))
+        for branch in BRANCHES:
+            generator = grown.generator(branch)
+            cast(nn.Module, generator.to_flows[-1].conv).get_parameter("weight").zero_()
+            cast(ConvLayer, generator.to_rgbs[-1].conv).conv.weight.zero_()
+    return grown
+
+
+def grow_discriminator(discriminator: Discriminator, size: int, channels: dict[int, int]) -> Discriminator:
+    """The same for a discriminator."""
+    while discriminator.size < size:
+        grown = Discriminator(discriminator.size * 2, channels).to(next(discriminator.parameters()).device)
+        state = {k: v for k, v in discriminator.state_dict().items() if k.startswith("final")}
+        with torch.no_grad():
+            grown.load_state_dict({**grown.state_dict(), **state})
+            for i in range(1, len(discriminator.convs)):
+                grown.convs[i + 1].load_state_dict(discriminator.convs[i].state_dict())
+            _pass_downsampled(cast(ConvLayer, grown.convs[0]), grown.convs[1], cast(ConvLayer, discriminator.convs[0]))
+        discriminator = grown
+    return discriminator
+
+
+def _pass_downsampled(first: ConvLayer, block: nn.Module, old_first: ConvLayer) -> None:
+    """Set a new first layer and block so that together they are the old first layer on a downsampled picture.
+
+    Colours v go through an activation as the pair (v, -v): leaky(v) - leaky(-v) = (1 + slope) v, so the next layer can
+    read them back linearly. The block's second convolution then is the old first layer; its blur is the downsampling.
+    """
+    conv1, conv2, skip = (cast(ConvLayer, block.get_submodule(n)) for n in ("conv1", "conv2", "skip"))
+    width = first.conv.weight.shape[0]
+    if width < 6:
+        raise CheckpointError(f"grow: expected at least 6 channels at the new resolution, got {width}.")
+    pair = torch.cat((torch.eye(3), -torch.eye(3)))
+    # Reads the colours back from the pair: [3, 6]; sqrt(2) is the activation's gain.
+    unpair = torch.cat((torch.eye(3), -torch.eye(3)), 1) / ((1 + SLOPE) * SQRT2)
+    _set(first, pair, 6)
+    _set(conv1, pair @ unpair, 6)
+    old = old_first.conv.weight[:, :, 0, 0] * old_first.conv.scale
+    # The block's second convolution has gain 1, the old first layer sqrt(2); the activation commutes with the factor.
+    _set(conv2, SQRT2 * old @ unpair.to(old), old.shape[0])
+    bias = old_first.act
+    if bias is not None and conv2.act is not None:
+        conv2.act.bias.copy_(bias.bias * SQRT2)
+    skip.conv.weight.zero_()
+
+
+def _set(layer: ConvLayer, matrix: Tensor, rows: int) -> None:
+    """Give the first `rows` outputs the middle tap `matrix` [rows, in]; nothing else reaches them."""
+    weight = layer.conv.weight
+    middle = weight.shape[-1] // 2
+    weight[:rows] = 0.0
+    weight[:rows, : matrix.shape[1], middle, middle] = matrix.to(weight) / layer.conv.scale

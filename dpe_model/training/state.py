@@ -1,0 +1,99 @@
+"""What a run needs to go on exactly where it stopped: one safetensors file for tensors, one JSON file for the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpe_model.errors import CheckpointError
+
+SCALARS = "resume.json"
+
+
+def optimiser_tensors(optimiser: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """State of an optimiser by name `<prefix>.<parameter number>.<entry>`."""
+    found: dict[str, Tensor] = {}
+    for number, entries in optimiser.state_dict()["state"].items():
+        for key, value in entries.items():
+            found[f"{prefix}.{number}.{key}"] = torch.as_tensor(value)
+    return found
+
+
+def restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put back what `optimiser_tensors` took; learning rates stay as configured."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix + "."):
+            _, number, key = name.rsplit(".", 2)
+            state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """State of a module by name `<prefix>.<name>`."""
+    return {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
+
+
+def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Put back what `module_tensors` took.
+
+    Raises:
+        CheckpointError: names or shapes are not this module's.
+    """
+    state = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"resume: the saved {prefix} does not fit the configuration ({error}). Resume with the configuration the "
+            "run was started with."
+        ) from error
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+    """Write a resume state; an interruption leaves the state before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    step = int(scalars["step"])
+    name = f"resume-{step:08d}.safetensors"
+    kept = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    partial = folder / (name + ".partial")
+    save_file(kept, partial)
+    partial.replace(folder / name)
+    # The JSON names the tensors' file, so replacing it switches from the old state to the new one at once.
+    write_text(folder / SCALARS, json.dumps({**scalars, "tensors": name}, indent=1))
+    for old in folder.glob("resume-*.safetensors*"):
+        if old.name != name:
+            old.unlink()
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        CheckpointError: nothing there, or damaged.
+    """
+    index = folder / SCALARS
+    if not index.is_file():
+        raise CheckpointError(f"{folder}: expected a run to resume ({SCALARS}), found none. Check --resume.")
+    try:
+        scalars = json.loads(index.read_text(encoding="utf-8"))
+        return load_file(folder / str(scalars["tensors"])), scalars
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: the resume state cannot be read ({error}). Start from a checkpoint."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

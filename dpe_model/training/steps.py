@@ -1,0 +1,143 @@
+"""One optimisation step's losses as modules, so that one call takes gradients on one process or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dpe_model.network import DPENetwork
+from dpe_model.network.layers import EqualLinear
+
+from .config import PublishedWeights, TrainConfig
+from .cycle import run_cycle
+from .data import Batch, PairBatch
+from .discriminator import Discriminator
+from .losses import PerceptualLoss, discriminator_adversarial, gradient_penalty
+from .published import published_loss
+from .supervision import ParameterHeads, Supervision
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What the generator's step hands on.
+
+    Attributes:
+        total: the loss.
+        terms: its weighted parts by name.
+        fakes, reals: pictures for the discriminator, in pairs.
+        images: pictures by caption, for a sheet.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    fakes: list[Tensor]
+    reals: list[Tensor]
+    images: dict[str, Tensor]
+
+
+def cast_convolutions(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The module's parameters with convolutions in `dtype`; styles, codes, flow and RGB sums stay float32.
+
+    Gradients flow back through the casts to the float32 parameters.
+    """
+    full = {id(p) for m in module.modules() if isinstance(m, EqualLinear | nn.Linear) for p in m.parameters()}
+    found: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        sums = name.endswith(".bias") and name.split(".")[-3] in ("to_rgbs", "to_flows")
+        found[name] = parameter if id(parameter) in full or sums else parameter.to(dtype)
+    return found
+
+
+class LossModel(nn.Module):
+    """Network and regression heads with the losses on a batch."""
+
+    def __init__(
+        self, network: DPENetwork, heads: ParameterHeads, config: TrainConfig, perceptual: PerceptualLoss | None
+    ) -> None:
+        super().__init__()
+        self.network, self.heads = network, heads
+        self.weights = config.published
+        self.supervision = Supervision(config.supervised, config.pose_branch, perceptual)
+        # In a tuple, so that its frozen weights are no part of this module.
+        self.frozen = (perceptual,)
+
+    def forward(self, batch: Batch, step: int, discriminator: nn.Module | None) -> StepOutput:
+        """Losses of a batch at step number `step`."""
+        if isinstance(batch, PairBatch):
+            images = run_cycle(self.network, batch.a, batch.b)
+            loss = published_loss(images, batch.a, batch.b, self.weights, self.frozen[0], discriminator)
+            shown = {
+                "A": batch.a, "B": batch.b, "P(A,B)": images.pose_halfway, "E(B,A)": images.exp_halfway,
+                "to B": images.pose_exp_end, "to A": images.exp_pose_end, "P(A,A)": images.self_pose,
+                "E(A,A)": images.self_exp,
+            }  # fmt: skip
+            fakes, reals = [images.pose_exp_end, images.exp_pose_end], [batch.b, batch.a]
+            return StepOutput(loss.total, loss.terms, fakes, reals, shown)
+        made = self.supervision(self.network, self.heads, batch, step, discriminator)
+        truth, edits = made.batch, made.edits
+        pose, exp = (edits.images[b] for b in (self.supervision.pose_branch, self.supervision.exp_branch))
+        shown = {
+            "source": truth.source, "driver": truth.driver, "pose": pose, "true pose": truth.pose_target,
+            "expression": exp, "true expr.": truth.exp_target,
+        }  # fmt: skip
+        if edits.both is not None:
+            shown |= {"both": edits.both, "true both": truth.both_target}
+        total = torch.stack(list(made.terms.values())).sum()
+        return StepOutput(total, made.terms, [pose, exp], [truth.pose_target, truth.exp_target], shown)
+
+
+class GeneratorStep(nn.Module):
+    """`LossModel` with its convolutions in the run's precision."""
+
+    def __init__(self, model: LossModel, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, batch: Batch, step: int, discriminator: nn.Module | None) -> StepOutput:
+        """See `LossModel`."""
+        if self.dtype == torch.float32:
+            return self.model(batch, step, discriminator)
+        return functional_call(self.model, cast_convolutions(self.model, self.dtype), (batch, step, discriminator))
+
+
+class DiscriminatorStep(nn.Module):
+    """The discriminator's loss, in the run's precision. Each pair of real and made pictures passes on its own."""
+
+    def __init__(self, discriminator: Discriminator, weights: PublishedWeights, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.discriminator, self.weights, self.dtype = discriminator, weights, dtype
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [N, 1] of pictures [N, 3, S, S]."""
+        if self.dtype == torch.float32:
+            return self.discriminator(images)
+        return functional_call(self.discriminator, cast_convolutions(self.discriminator, self.dtype), (images,))
+
+    def forward(self, fakes: Sequence[Tensor], reals: Sequence[Tensor], penalise: bool) -> Tensor:
+        """The weighted loss; with `penalise` the gradient penalty is added for all the steps it stands for."""
+        weights = self.weights
+        losses = []
+        for fake, real in zip(fakes, reals, strict=True):
+            real = real.detach().requires_grad_(penalise)
+            on_real = self.logits(real)
+            loss = weights.discriminator * discriminator_adversarial(on_real, self.logits(fake.detach()))
+            if penalise:
+                loss = loss + weights.r1 / 2 * weights.r1_every * gradient_penalty(on_real, real)
+            losses.append(loss)
+        return torch.stack(losses).sum()
+
+
+class FrozenCritic(nn.Module):
+    """The discriminator as the generator's step sees it: in the run's precision, its own weights without gradients."""
+
+    def __init__(self, step: DiscriminatorStep) -> None:
+        super().__init__()
+        self.step = (step,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 1] of pictures [N, 3, S, S]."""
+        return self.step[0].logits(images)

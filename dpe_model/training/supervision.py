@@ -1,0 +1,264 @@
+"""Losses on rendered heads, where the truth of every edit is known. They say which branch is pose, and forbid a branch
+that does everything or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpe_model.network import BRANCHES, Branch, DPENetwork, Encoding
+from dpe_model.network.generator import identity_grid
+
+from .config import SupervisedWeights
+from .cycle import select
+from .data import SupervisedBatch, shrink_flow
+from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
+
+MASK_OPEN = 3.0
+"""Logit a fresh mask starts from: 95 % of each feature comes from the source."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What one branch should make of a batch.
+
+    Attributes:
+        image: [N, 3, S, S].
+        flow: [N, 2, S, S] positions in the source, or None.
+        visible: [N, 1, S, S], or None.
+        region: weight [N, 1, S, S] of the pixels, mean 1.
+    """
+
+    image: Tensor
+    flow: Tensor | None
+    visible: Tensor | None
+    region: Tensor
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What the network made of a batch: pictures by branch, and both in turn where that was asked for."""
+
+    images: dict[Branch, Tensor]
+    both: Tensor | None
+
+
+class ParameterHeads(nn.Module):
+    """Reads pose and expression parameters off the branches' codes by one linear layer each.
+
+    They teach the encoder what motion is; they are the trainer's, not the checkpoint's.
+    """
+
+    def __init__(self, style_dim: int, pose_dim: int, expression_dim: int) -> None:
+        super().__init__()
+        self.pose = nn.Linear(style_dim, pose_dim)
+        self.expression = nn.Linear(style_dim, expression_dim)
+
+
+def zero_flows(network: DPENetwork) -> None:
+    """Start every generator's flow at the identity with open masks: it then moves pixels before it paints any."""
+    with torch.no_grad():
+        for branch in BRANCHES:
+            for level, head in enumerate(network.generator(branch).to_flows):
+                weights = cast(nn.Module, head.conv).get_parameter("weight")
+                weights.zero_()
+                if level == 0:
+                    head.get_parameter("bias")[:, 2] = MASK_OPEN
+
+
+def region_weight(source: Tensor, target: Tensor, strength: float) -> Tensor:
+    """Weight [N, 1, S, S], mean 1 over a picture: more where the target differs from the source.
+
+    An expression changes few pixels; unweighted, copying the source is nearly right.
+    """
+    change = (target.float() - source.float()).abs().mean(1, keepdim=True)
+    change = F.avg_pool2d(change, 5, stride=1, padding=2, count_include_pad=False)
+    weight = 1.0 + strength * (change / 0.15).clamp(max=1.0)
+    return weight / weight.mean((1, 2, 3), keepdim=True)
+
+
+def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow and mask losses over all levels of a generator.
+
+    A level's sampling position is tanh(offset) + linspace(-1, 1, r), read with align_corners=False: in units where the
+    picture's edges are -1 and 1, which is how the true positions are given.
+
+    Args:
+        maps: flow maps [N, 3, r, r] before tanh and sigmoid, by level.
+        flow: true positions [N, 2, s, s]; levels larger than this are not supervised.
+        visible: [N, 1, s, s], 0..1.
+
+    Returns:
+        Mean L1 distance of the position where the point is visible, in half pictures, averaged over the levels.
+        Mean cross entropy that asks visible pixels for an open mask. Hidden ones are left alone: the picture is made of
+        warped features only, so a closed mask would leave a hole instead of letting the network find a substitute.
+    """
+    distances, openings = [], []
+    for level in maps:
+        size = level.shape[-1]
+        if size > flow.shape[-1]:
+            break
+        wanted, share = shrink_flow(flow, visible, size)
+        grid = torch.tanh(level[:, :2].float()) + identity_grid(size, level.device).permute(0, 3, 1, 2)
+        # Each sample by itself, so that splitting a batch over processes does not change the loss.
+        portion = share / share.sum((1, 2, 3), keepdim=True).clamp_min(1.0) / len(level)
+        distances.append(((grid - wanted).abs().mean(1, keepdim=True) * portion).sum())
+        openings.append((F.softplus(-level[:, 2:3].float()) * portion).sum())
+    return torch.stack(distances).mean(), torch.stack(openings).mean()
+
+
+def _own(batch: SupervisedBatch, count: int) -> SupervisedBatch:
+    """The batch with its first `count` samples driven by their own source: nothing may change in them."""
+    if not count:
+        return batch
+
+    def swap(value: Tensor | None, own: Tensor | None) -> Tensor | None:
+        return None if value is None or own is None else torch.cat((own[:count], value[count:]))
+
+    still, seen = _still(batch, count)
+    changes: dict[str, Tensor | None] = {"driver": swap(batch.driver, batch.source)}
+    for name in ("pose", "exp", "both"):
+        changes[f"{name}_target"] = swap(getattr(batch, f"{name}_target"), batch.source)
+        changes[f"{name}_flow"] = swap(getattr(batch, f"{name}_flow"), still)
+        changes[f"{name}_visible"] = swap(getattr(batch, f"{name}_visible"), seen)
+    changes["driver_pose"] = swap(batch.driver_pose, batch.source_pose)
+    changes["driver_expression"] = swap(batch.driver_expression, batch.source_expression)
+    return replace(batch, **changes)  # type: ignore[arg-type]
+
+
+def _still(batch: SupervisedBatch, count: int) -> tuple[Tensor | None, Tensor | None]:
+    """Flow and visibility of `count` pictures in which nothing moves, as large as the batch's."""
+    if batch.pose_flow is None:
+        return None, None
+    size = batch.pose_flow.shape[-1]
+    axis = (torch.arange(size, device=batch.source.device) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    flow = torch.stack((x, y))[None].expand(count, -1, -1, -1)
+    return flow, torch.ones_like(flow[:, :1])
+
+
+@dataclass(frozen=True)
+class SupervisedStep:
+    """One step's losses by name, weighted, and the pictures they were taken on."""
+
+    terms: dict[str, Tensor]
+    edits: Edits
+    batch: SupervisedBatch
+
+
+class Supervision:
+    """The supervised losses of a run.
+
+    Args:
+        weights: see `SupervisedWeights`.
+        pose_branch: the branch that is taught the pose, by its checkpoint name.
+        perceptual: VGG19 loss, or None.
+    """
+
+    def __init__(self, weights: SupervisedWeights, pose_branch: Branch, perceptual: PerceptualLoss | None) -> None:
+        self.weights, self.perceptual = weights, perceptual
+        self.pose_branch: Branch = pose_branch
+        self.exp_branch: Branch = "exp" if pose_branch == "pose" else "pose"
+
+    def __call__(
+        self,
+        network: DPENetwork,
+        heads: ParameterHeads,
+        batch: SupervisedBatch,
+        step: int,
+        discriminator: nn.Module | None,
+    ) -> SupervisedStep:
+        """Losses of one batch at step number `step`, which decides the occasional ones."""
+        weights, n = self.weights, len(batch)
+        batch = _own(batch, round(weights.self_fraction * n))
+        encoded = network.encode(torch.cat((batch.source, batch.driver)))
+        source = select(encoded, slice(0, n))
+        alpha = network.motion(encoded.w)
+        codes = {b: network.branch_code(alpha, b) for b in BRANCHES}
+        truths = {self.pose_branch: self._truth(batch, "pose"), self.exp_branch: self._truth(batch, "exp")}
+
+        terms = self._regression(heads, codes, batch)
+        images: dict[Branch, Tensor] = {}
+        for branch, truth in truths.items():
+            image, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], source.features)
+            images[branch] = image
+            role = "pose" if branch == self.pose_branch else "exp"
+            self._picture_terms(terms, role, image, truth, discriminator)
+            if truth.flow is not None and truth.visible is not None and (weights.flow or weights.mask):
+                flow, mask = flow_loss(maps, truth.flow, truth.visible)
+                terms[f"{role}_flow"], terms[f"{role}_mask"] = weights.flow * flow, weights.mask * mask
+
+        both = None
+        if _due(step, weights.both_every):
+            # Alternate the order; users may apply either branch first.
+            first = self.pose_branch if (step // weights.both_every) % 2 == 0 else self.exp_branch
+            second = self.exp_branch if first == self.pose_branch else self.pose_branch
+            both = self._again(network, network.encode(images[first]), codes[second][n:], second)
+            self._picture_terms(terms, "both", both, self._truth(batch, "both"), None, weights.both)
+        if _due(step + weights.leak_every // 2, weights.leak_every) and weights.leak:
+            terms["leak"] = weights.leak * self._leak(network, codes, batch)
+        return SupervisedStep(terms, Edits(images, both), batch)
+
+    def _again(self, network: DPENetwork, halfway: Encoding, code: Tensor, branch: Branch) -> Tensor:
+        return network.generator(branch)(halfway.w + code, halfway.features)
+
+    def _truth(self, batch: SupervisedBatch, name: str) -> Truth:
+        image = getattr(batch, f"{name}_target")
+        region = region_weight(batch.source, image, self.weights.region)
+        return Truth(image, getattr(batch, f"{name}_flow"), getattr(batch, f"{name}_visible"), region)
+
+    def _picture_terms(
+        self,
+        terms: dict[str, Tensor],
+        name: str,
+        image: Tensor,
+        truth: Truth,
+        discriminator: nn.Module | None,
+        factor: float = 1.0,
+    ) -> None:
+        weights = self.weights
+        terms[f"{name}_l1"] = factor * weights.l1 * pyramid_l1(image, truth.image, truth.region)
+        if weights.edge:
+            terms[f"{name}_edge"] = factor * weights.edge * edge_l1(image, truth.image, truth.region)
+        if self.perceptual is not None and weights.perceptual:
+            terms[f"{name}_perceptual"] = factor * weights.perceptual * self.perceptual(image, truth.image)
+        if discriminator is not None and weights.adversarial:
+            terms[f"{name}_adversarial"] = weights.adversarial * generator_adversarial(discriminator(image))
+
+    def _regression(
+        self, heads: ParameterHeads, codes: dict[Branch, Tensor], batch: SupervisedBatch
+    ) -> dict[str, Tensor]:
+        weights = self.weights
+        pose = torch.cat((batch.source_pose, batch.driver_pose))
+        expression = torch.cat((batch.source_expression, batch.driver_expression))
+        return {
+            "pose_parameters": weights.pose * _huber(heads.pose(codes[self.pose_branch]), pose),
+            "expression_parameters": weights.expression * _huber(heads.expression(codes[self.exp_branch]), expression),
+        }
+
+    def _leak(self, network: DPENetwork, codes: dict[Branch, Tensor], batch: SupervisedBatch) -> Tensor:
+        """How far each code follows what is not its own, relative to its spread over the batch.
+
+        The true pose-only picture has the driver's pose and the source's expression: its pose code should be the
+        driver's, its expression code the source's. (The expression-only picture would say the same once more.)
+        """
+        n = len(batch)
+        alpha = network.motion(network.encode(batch.pose_target, with_features=False).w)
+        total = alpha.new_zeros(())
+        for branch, wanted in ((self.pose_branch, slice(n, None)), (self.exp_branch, slice(0, n))):
+            code = codes[branch]
+            spread = code.detach().var(0, unbiased=False).sum().clamp_min(1e-6)
+            total = total + (network.branch_code(alpha, branch) - code[wanted]).square().sum(1).mean() / spread
+        return total
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _huber(found: Tensor, wanted: Tensor) -> Tensor:
+    return F.smooth_l1_loss(found.float(), wanted)

@@ -1,0 +1,472 @@
+"""The training loop: steps, schedules, growth, averaging, saving, resuming."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Adam
+from tqdm import tqdm
+
+from dpe_model.checkpoint import BranchRoles, load_checkpoint, save_checkpoint
+from dpe_model.errors import CheckpointError
+from dpe_model.network import DPENetwork
+from dpe_model.network.layers import Unused
+
+from .config import Stage, TrainConfig, config_values
+from .data import POSE_UNIT, Batch, Share, StepData, SupervisedBatch, step_batches
+from .discriminator import STDDEV_GROUP, Discriminator
+from .growth import grow, grow_discriminator
+from .losses import PerceptualLoss, load_perceptual, read_state_dict
+from .report import Reporter, mean_terms
+from .state import load_state, module_tensors, optimiser_tensors, restore_module, restore_optimiser, save_state
+from .steps import DiscriminatorStep, FrozenCritic, GeneratorStep, LossModel, StepOutput
+from .supervision import ParameterHeads, zero_flows
+
+logger = logging.getLogger(__name__)
+
+EXPRESSION_DIM = 55
+"""Expression parameters of a rendered head: 53 blendshapes and two angles of gaze."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the steps done in all, and why it stopped (`done`, `time`, `interrupted`)."""
+
+    step: int
+    reason: str
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a request to stop after the step in hand."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Handlers can only be set in the main thread; elsewhere the host decides.
+            with contextlib.suppress(ValueError):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        # A second signal ends the process the usual way.
+        for n, handler in self._before.items():
+            signal.signal(n, handler)
+
+
+def warm_start(network: DPENetwork, path: str | Path) -> DPENetwork:
+    """Start from a file: a DPE checkpoint (grown where it is for smaller pictures), or LIA's `vox.pt`.
+
+    From LIA come the encoder, the motion stack (`enc.fc` -> `mlp`) and the directions; the generators stay fresh.
+
+    Raises:
+        CheckpointError: neither of the two, or of other sizes.
+    """
+    state = read_state_dict(Path(path))
+    gen = {k.removeprefix("gen."): v for k, v in state.items() if k.startswith("gen.")} or state
+    if "dec.direction.weight" not in gen:
+        return grow(load_checkpoint(path, training=True).network, network.config)
+    renamed = {"dec.direction.weight": "dir.weight"}
+    wanted = network.state_dict()
+    taken: dict[str, Tensor] = {}
+    for name, value in gen.items():
+        ours = renamed.get(name) or ("mlp." + name.removeprefix("enc.fc.") if name.startswith("enc.fc.") else name)
+        if ours.startswith(("enc.net_app.", "mlp.", "dir.")):
+            taken[ours] = value.float()
+    missing = [k for k in wanted if k.startswith(("enc.net_app.", "mlp.", "dir.")) and k not in taken]
+    wrong = [k for k, v in taken.items() if k not in wanted or wanted[k].shape != v.shape]
+    if missing or wrong:
+        raise CheckpointError(
+            f"{path}: expected LIA weights for this network; missing {missing[:2]}, misshapen or unknown {wrong[:2]}. "
+            "LIA's vox.pt fits the published widths at 256 px."
+        )
+    network.load_state_dict({**wanted, **taken})
+    return network
+
+
+def learning_rate(config: TrainConfig, stage: Stage, done: int) -> float:
+    """The rate of step number `done` of a stage, before the lazy-regularisation ratio."""
+    optimiser = config.optimiser
+    rate = stage.lr or optimiser.lr
+    if done < optimiser.warmup:
+        return rate * (done + 1) / optimiser.warmup
+    falling = optimiser.decay * stage.steps
+    into = done - (stage.steps - falling)
+    return rate if into <= 0 or not falling else rate * 0.5 * (1 + math.cos(math.pi * min(1.0, into / falling)))
+
+
+def lazy_adam(parameters: list[nn.Parameter], config: TrainConfig, every: int) -> Adam:
+    """Adam as published: rate and betas raised by every / (every + 1) (StyleGAN2, lazy regularisation)."""
+    ratio = every / (every + 1)
+    optimiser = config.optimiser
+    return Adam(parameters, lr=optimiser.lr * ratio, betas=(optimiser.beta1**ratio, optimiser.beta2**ratio))
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that training may change."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def freeze_unused(network: DPENetwork) -> None:
+    """Keep the checkpoint's unused entries out of training."""
+    for module in network.modules():
+        if isinstance(module, Unused):
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Lay out convolution weights with the channels innermost, as their inputs will be."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+class Trainer:
+    """A training run on this process, alone or as one of several that `torchrun` started.
+
+    Args:
+        config: what to do.
+        resume: folder of a run to go on with, or None.
+        share: which part of each batch this process takes.
+    """
+
+    def __init__(self, config: TrainConfig, resume: Path | None = None, share: Share | None = None) -> None:
+        self.config, self.share = config, share or Share()
+        self.device = pick_device(config.device)
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        torch.manual_seed(config.seed)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.step = 0
+        self.perceptual = self._load_perceptual()
+        self.stage_index = -1
+        self._enter_stage(0, self._fresh_network(), None, None)
+        if resume is not None:
+            self._resume(resume)
+
+    # Construction ---------------------------------------------------------------------------------------------------
+
+    def _load_perceptual(self) -> PerceptualLoss | None:
+        weights = self.config.published, self.config.supervised
+        wanted = weights[0].cycle_perceptual or weights[0].self_perceptual or weights[1].perceptual
+        if not wanted:
+            return None
+        loss = load_perceptual(self.config.vgg)
+        return None if loss is None else loss.to(self.device, self.dtype)
+
+    def _fresh_network(self) -> DPENetwork:
+        network = DPENetwork(self.config.network.at(self.config.stages[0].size))
+        if self.config.zero_flow:
+            zero_flows(network)
+        return warm_start(network, self.config.warm_start) if self.config.warm_start else network
+
+    def _enter_stage(
+        self, index: int, network: DPENetwork, heads: ParameterHeads | None, discriminator: Discriminator | None
+    ) -> None:
+        """Set up the models of a stage; optimisers start anew."""
+        config, size = self.config, self.config.stages[index].size
+        self.stage_index = index
+        self.network = grow(network, config.network.at(size)).to(self.device)
+        freeze_unused(self.network)
+        if config.channels_last:
+            to_channels_last(self.network)
+        heads = heads or ParameterHeads(config.network.style_dim, len(POSE_UNIT), EXPRESSION_DIM)
+        self.heads = heads.to(self.device)
+        self.ema = copy.deepcopy(self.network).requires_grad_(False)
+        self.model = LossModel(self.network, self.heads, config, self.perceptual)
+        self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
+        self.optimiser = lazy_adam(trainable(self.model), config, config.optimiser.generator_every)
+        self.discriminator: Discriminator | None = None
+        if config.adversarial:
+            self._set_discriminator(discriminator, size)
+
+    def _set_discriminator(self, discriminator: Discriminator | None, size: int) -> None:
+        config = self.config
+        widths = config.network.discriminator_widths(size)
+        if discriminator is None:
+            discriminator = Discriminator(size, widths)
+        self.discriminator = grow_discriminator(discriminator, size, widths).to(self.device)
+        if config.channels_last:
+            to_channels_last(self.discriminator)
+        step = DiscriminatorStep(self.discriminator, config.published, self.dtype)
+        self.critic = FrozenCritic(step)
+        self.discriminator_step = self._wrap(step)
+        self.discriminator_optimiser = lazy_adam(
+            trainable(self.discriminator), config, config.optimiser.discriminator_every
+        )
+        local = config.stages[self.stage_index].batch // self.share.world // config.accumulate
+        if local % STDDEV_GROUP:
+            logger.warning(
+                "The discriminator compares groups of %d samples; %d a process and part make smaller groups, so the "
+                "number of processes changes the loss.",
+                STDDEV_GROUP,
+                local,
+            )
+
+    def _wrap(self, module: nn.Module) -> nn.Module:
+        if self.share.world == 1:
+            return module
+        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+
+    # The loop -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Train to the configured end, to the time limit, or until asked to stop; saves before it returns."""
+        config, started = self.config, time.monotonic()
+        self.folder = Path(config.out)
+        reporter = Reporter(self.folder, config.output.tensorboard) if self.share.rank == 0 else None
+        hidden = self.share.rank != 0 or not config.output.progress
+        saved = time.monotonic()
+        reason = "done"
+        with Interruption() as interruption, tqdm(total=config.steps, initial=self.step, disable=hidden) as progress:
+            history: list[dict[str, Tensor]] = []
+            batches = self._batches()
+            while self.step < config.steps:
+                stage, _ = config.stage_at(self.step)
+                if stage != self.stage_index:
+                    self._enter_stage(stage, self.ema.requires_grad_(True), self.heads, self.discriminator)
+                    batches = self._batches()
+                began = time.monotonic()
+                batch = next(batches).to(self.device, config.channels_last)
+                ready = time.monotonic()
+                output, terms = self.train_step(batch)
+                terms["seconds"] = torch.tensor(time.monotonic() - began)
+                terms["seconds_data"] = torch.tensor(ready - began)
+                history.append(terms)
+                self.step += 1
+                progress.update()
+                if reporter is not None:
+                    self._report(reporter, history, output, progress)
+                stop = self._agree(interruption.requested, started)
+                due = _due(self.step, config.output.save_every)
+                clock = config.output.save_seconds and time.monotonic() - saved > config.output.save_seconds
+                if stop or due or (clock and self.share.world == 1) or self.step == config.steps:
+                    self.save()
+                    saved = time.monotonic()
+                if stop:
+                    reason = stop
+                    break
+        if reporter is not None:
+            reporter.close()
+        return Outcome(self.step, reason)
+
+    def _batches(self) -> Iterator[Batch]:
+        config = self.config
+        stage = config.stages[self.stage_index]
+        end = sum(s.steps for s in config.stages[: self.stage_index + 1])
+        data = StepData(config.sources, stage.size, stage.batch, config.seed, self.share)
+        return step_batches(data, self.step, end, config.workers)
+
+    def _agree(self, interrupted: bool, started: float) -> str:
+        """Why all processes should stop now, or nothing."""
+        limit = self.config.max_seconds
+        late = bool(limit) and time.monotonic() - started > limit
+        flags = torch.tensor([float(interrupted), float(late)], device=self.device)
+        if self.share.world > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return "interrupted" if flags[0] else "time" if flags[1] else ""
+
+    def train_step(self, batch: Batch) -> tuple[StepOutput, dict[str, Tensor]]:
+        """One step of generator and discriminator. Returns the last part's output, and the terms over all processes."""
+        config = self.config
+        critic = self.critic if self.discriminator is not None and self.step >= config.adversarial_from else None
+        self._set_rates()
+        parts = batch.chunk(config.accumulate)
+        outputs: list[StepOutput] = []
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+        self.optimiser.zero_grad(set_to_none=True)
+        for i, part in enumerate(parts):
+            with self._synchronised(self.generator_step, i == len(parts) - 1):
+                output = self.generator_step(part, self.step, critic)
+                (output.total / len(parts)).backward()
+            outputs.append(output)
+        terms = mean_of([{"loss": o.total.detach(), **{k: v.detach() for k, v in o.terms.items()}} for o in outputs])
+        if config.optimiser.clip:
+            terms["gradient_norm"] = nn.utils.clip_grad_norm_(trainable(self.model), config.optimiser.clip).detach()
+        self.optimiser.step()
+        if critic is not None and any(self._weight_of(p) for p in parts):
+            terms["discriminator"] = self._discriminator_step(outputs)
+        self._average()
+        return outputs[-1], self._reduce(terms)
+
+    def _weight_of(self, batch: Batch) -> float:
+        supervised = isinstance(batch, SupervisedBatch)
+        return self.config.supervised.adversarial if supervised else self.config.published.adversarial
+
+    def _discriminator_step(self, outputs: list[StepOutput]) -> Tensor:
+        assert self.discriminator is not None
+        weights = self.config.published
+        self.discriminator.requires_grad_(True)
+        self.discriminator_optimiser.zero_grad(set_to_none=True)
+        penalise = weights.r1 > 0 and _due(self.step, weights.r1_every)
+        losses = []
+        for i, output in enumerate(outputs):
+            with self._synchronised(self.discriminator_step, i == len(outputs) - 1):
+                loss = self.discriminator_step(output.fakes, output.reals, penalise)
+                (loss / len(outputs)).backward()
+            losses.append(loss.detach())
+        self.discriminator_optimiser.step()
+        return torch.stack(losses).mean()
+
+    def _synchronised(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are exchanged with the last part only."""
+        if isinstance(module, DistributedDataParallel) and not last:
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+    def _set_rates(self) -> None:
+        config = self.config
+        stage, done = config.stage_at(self.step)
+        rate = learning_rate(config, config.stages[stage], done)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * _ratio(config.optimiser.generator_every)
+        if self.discriminator is not None:
+            for group in self.discriminator_optimiser.param_groups:
+                group["lr"] = rate * _ratio(config.optimiser.discriminator_every)
+
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            averaged = [p.detach() for p in self.ema.parameters()]
+            current = [p.detach() for p in self.network.parameters()]
+            torch._foreach_lerp_(averaged, current, 1.0 - decay)
+
+    def _reduce(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.share.world == 1:
+            return terms
+        names = sorted(terms)
+        values = torch.stack([terms[n].float() for n in names])
+        dist.all_reduce(values)
+        return dict(zip(names, values / self.share.world, strict=True))
+
+    # Reports and files ----------------------------------------------------------------------------------------------
+
+    def _report(self, reporter: Reporter, history: list[dict[str, Tensor]], output: StepOutput, progress: Any) -> None:
+        settings = self.config.output
+        if _due(self.step, settings.log_every):
+            means = mean_terms(history)
+            history.clear()
+            reporter.scalars(self.step, {**means, "lr": self.optimiser.param_groups[0]["lr"]})
+            progress.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+        if _due(self.step, settings.sheet_every):
+            reporter.sheet(self.step, output.images)
+
+    def save(self) -> None:
+        """Write the averaged network as a checkpoint, and the state to go on from. Only the first process does."""
+        if self.share.rank == 0:
+            path = self.folder / f"checkpoint-{self.step:07d}.safetensors"
+            save_checkpoint(path, self.ema, self.roles, self._metadata())
+            save_state(self.folder, self._tensors(), self._scalars())
+            for old in sorted(self.folder.glob("checkpoint-*.safetensors"))[: -max(1, self.config.output.keep)]:
+                old.unlink()
+        if self.share.world > 1:
+            dist.barrier()
+
+    @property
+    def roles(self) -> BranchRoles:
+        """Which branch edits what, as the supervised losses taught it."""
+        pose = self.config.pose_branch
+        return BranchRoles(expression="exp" if pose == "pose" else "pose", pose=pose)
+
+    def _metadata(self) -> dict[str, str]:
+        config = self.config
+        entries = {"title": config.title, "license": config.license, "step": str(self.step)}
+        entries["training"] = json.dumps(config_values(config))
+        return {k: v for k, v in entries.items() if v}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {
+            **module_tensors(self.network, "network"),
+            **module_tensors(self.ema, "ema"),
+            **module_tensors(self.heads, "heads"),
+            **optimiser_tensors(self.optimiser, "optimiser"),
+            "rng": torch.get_rng_state(),
+        }
+        if self.discriminator is not None:
+            tensors |= module_tensors(self.discriminator, "discriminator")
+            tensors |= optimiser_tensors(self.discriminator_optimiser, "discriminator_optimiser")
+        return tensors
+
+    def _scalars(self) -> dict[str, Any]:
+        return {"step": self.step, "stage": self.stage_index, "config": config_values(self.config)}
+
+    def _resume(self, folder: Path) -> None:
+        tensors, scalars = load_state(folder)
+        stage = int(scalars["stage"])
+        if stage >= len(self.config.stages):
+            raise CheckpointError(f"{folder}: the run was in stage {stage + 1}; the configuration has no such stage.")
+        if stage:
+            network = DPENetwork(self.config.network.at(self.config.stages[stage].size))
+            self._enter_stage(stage, network, None, None)
+        restore_module(self.network, tensors, "network")
+        restore_module(self.ema, tensors, "ema")
+        restore_module(self.heads, tensors, "heads")
+        restore_optimiser(self.optimiser, tensors, "optimiser")
+        if self.discriminator is not None:
+            restore_module(self.discriminator, tensors, "discriminator")
+            restore_optimiser(self.discriminator_optimiser, tensors, "discriminator_optimiser")
+        torch.set_rng_state(tensors["rng"])
+        self.step = int(scalars["step"])
+
+
+def mean_of(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Averages of scalars by name over the parts of a batch."""
+    return {k: torch.stack([t[k] for t in terms]).mean() for k in terms[0]}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _ratio(every: int) -> float:
+    return every / (every + 1)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device by name; `auto` is this process's GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[Share]:
+    """Join the processes that `torchrun` started, if it did; yields this one's share."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield Share()
+        return
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Share(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,279 @@
+"""Losses, the discriminator and supervision on tiny inputs."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dpe_model.errors import CheckpointError
+from dpe_model.network import DPENetwork, NetworkConfig
+from dpe_model.network.generator import identity_grid
+from dpe_model.training.config import SupervisedWeights
+from dpe_model.training.cycle import run_cycle
+from dpe_model.training.data import SupervisedBatch, shrink_flow
+from dpe_model.training.discriminator import Discriminator, minibatch_stddev, stddev_group
+from dpe_model.training.growth import grow, grow_discriminator
+from dpe_model.training.losses import (
+    PerceptualLoss,
+    Pyramid,
+    discriminator_adversarial,
+    edge_l1,
+    generator_adversarial,
+    gradient_penalty,
+    load_perceptual,
+    pyramid_l1,
+)
+from dpe_model.training.supervision import (
+    ParameterHeads,
+    Supervision,
+    flow_loss,
+    region_weight,
+    zero_flows,
+)
+
+CONFIG = NetworkConfig(16, 8, 4, {4: 8, 8: 8, 16: 8})
+WIDTHS = {4: 8, 8: 8, 16: 8, 32: 8}
+
+
+def images(n=4, size=16, seed=0):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def still_flow(n, size):
+    axis = (torch.arange(size) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack((x, y))[None].repeat(n, 1, 1, 1)
+
+
+def supervised(n=4, size=16):
+    pictures = [images(n, size, s) for s in range(5)]
+    flow, seen = still_flow(n, size), torch.ones(n, 1, size, size)
+    generator = torch.Generator().manual_seed(9)
+    pose, expression = torch.randn(2, n, 6, generator=generator), torch.randn(2, n, 5, generator=generator)
+    return SupervisedBatch(*pictures, *pose, *expression, flow, flow, flow, seen, seen, seen)
+
+
+def test_perceptual_loss_is_off_without_a_file_and_says_so(caplog):
+    assert load_perceptual("") is None
+    assert "VGG19" in caplog.text and "vgg" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_perceptual_weights_load_from_either_format(tmp_path, suffix):
+    state = PerceptualLoss().state_dict()
+    path = tmp_path / f"vgg{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(
+        {**state, "classifier.0.bias": torch.ones(1)}, path
+    )
+    loss = load_perceptual(path)
+    x = images(1, 128)
+    assert float(loss(x, x)) == 0.0
+    assert float(loss(x, -x)) > 0.0
+    assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_perceptual_weights_of_another_network_are_refused(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="features.0.weight"):
+        load_perceptual(tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="missing.pt"):
+        load_perceptual(tmp_path / "missing.pt")
+    (tmp_path / "broken.pt").write_bytes(b"no tensors here")
+    with pytest.raises(CheckpointError, match="broken.pt"):
+        load_perceptual(tmp_path / "broken.pt")
+
+
+def test_pyramid_keeps_a_constant_picture_away_from_its_edges():
+    levels = Pyramid()(torch.full((1, 3, 64, 64), 0.5))
+    assert [x.shape[-1] for x in levels] == [64, 32, 16, 8]
+    assert levels[1][0, 0, 16, 16].item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_adversarial_losses():
+    zero = torch.zeros(3, 1)
+    assert generator_adversarial(zero).item() == pytest.approx(math.log(2))
+    assert discriminator_adversarial(zero, zero).item() == pytest.approx(2 * math.log(2))
+    assert generator_adversarial(zero + 5) < generator_adversarial(zero)
+    x = torch.ones(2, 3, 4, 4, requires_grad=True)
+    assert gradient_penalty((2 * x).sum((1, 2, 3)), x).item() == pytest.approx(4 * 48)
+
+
+def test_picture_losses_are_zero_only_on_the_target():
+    x = images()
+    weight = region_weight(x, -x, 4.0)
+    assert weight.mean((1, 2, 3)).tolist() == pytest.approx([1.0] * 4)
+    for loss in (pyramid_l1, edge_l1):
+        assert loss(x, x, weight).item() == 0.0
+        assert loss(x, x + 0.1 * images(seed=1), weight).item() > 0.0
+
+
+def test_region_weight_stands_on_what_changes():
+    source, target = torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
+    target[..., 8:12, 8:12] = 1.0
+    weight = region_weight(source, target, 4.0)
+    assert weight[0, 0, 10, 10] > 3 * weight[0, 0, 0, 0]
+    assert torch.equal(region_weight(source, target, 0.0), torch.ones(1, 1, 16, 16))
+
+
+def test_stddev_groups_of_a_joint_batch_are_those_of_its_strided_parts():
+    x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    joint = minibatch_stddev(x)
+    for rank in range(2):
+        assert torch.allclose(minibatch_stddev(x[rank::2]), joint[rank::2])
+    assert [stddev_group(n) for n in (1, 2, 4, 6, 8)] == [1, 2, 4, 3, 4]
+
+
+def test_discriminator_checks_its_sizes():
+    with pytest.raises(ValueError, match="power of two"):
+        Discriminator(24, WIDTHS)
+    with pytest.raises(ValueError, match="64"):
+        Discriminator(64, WIDTHS)
+    assert Discriminator(16, WIDTHS)(images()).shape == (4, 1)
+
+
+def test_cycle_makes_each_picture_from_what_its_name_says():
+    torch.manual_seed(0)
+    network = DPENetwork(CONFIG)
+    a, b = images(2, seed=0), images(2, seed=1)
+    with torch.no_grad():
+        made = run_cycle(network, a, b)
+        halfway = network(a, b, "pose")
+        expected = {
+            "pose_halfway": halfway,
+            "pose_exp_end": network(halfway, b, "exp"),
+            "exp_halfway": network(b, a, "exp"),
+            "exp_pose_end": network(network(b, a, "exp"), a, "pose"),
+            "self_pose": network(a, a, "pose"),
+            "self_exp": network(a, a, "exp"),
+        }
+    for name, image in expected.items():
+        assert torch.allclose(getattr(made, name), image, atol=1e-4), name
+
+
+def test_flow_loss_is_zero_at_the_true_position_and_counts_in_half_pictures():
+    size = 16
+    flow, visible = still_flow(2, size), torch.ones(2, 1, size, size)
+    offset = torch.atanh(flow - identity_grid(size, flow.device).permute(0, 3, 1, 2))
+    maps = torch.cat((offset, torch.full((2, 1, size, size), 9.0)), 1)
+    distance, opening = flow_loss([maps], flow, visible)
+    assert distance.item() == pytest.approx(0.0, abs=1e-6)
+    assert opening.item() < 1e-3
+    moved, _ = flow_loss([maps], flow + 0.25, visible)
+    assert moved.item() == pytest.approx(0.25, abs=1e-5)
+
+
+def test_flow_loss_ignores_hidden_points():
+    flow, visible = still_flow(1, 16), torch.zeros(1, 1, 16, 16)
+    distance, opening = flow_loss([torch.zeros(1, 3, 8, 8)], flow + 1, visible)
+    assert distance.item() == 0.0 and opening.item() == 0.0
+
+
+def test_true_flow_warps_the_source_into_the_target():
+    """The convention of the data is grid_sample's with align_corners=False."""
+    source = images(1)
+    target = torch.roll(source, 2, dims=-1)
+    flow = still_flow(1, 16)
+    flow[:, 0] -= 2 * 2 / 16
+    warped = F.grid_sample(source, flow.permute(0, 2, 3, 1), align_corners=False)
+    assert torch.allclose(warped[..., 2:], target[..., 2:], atol=1e-4)
+
+
+def test_shrinking_a_flow_averages_what_is_visible():
+    flow, visible = still_flow(1, 8), torch.ones(1, 1, 8, 8)
+    small, share = shrink_flow(flow, visible, 4)
+    assert torch.allclose(small, still_flow(1, 4)) and share.min() == 1.0
+    visible[..., 0, 1] = 0.0
+    flow[..., 0, 1] = 99.0
+    small, share = shrink_flow(flow, visible, 4)
+    assert small.abs().max() < 1.0 and share[0, 0, 0, 0] == 0.75
+
+
+def test_zero_flows_make_the_first_warp_the_identity():
+    network = DPENetwork(CONFIG)
+    zero_flows(network)
+    with torch.no_grad():
+        encoded = network.encode(images())
+        _, maps = network.dec_pose.render_levels(encoded.w, encoded.features)
+    for level in maps:
+        assert level[:, :2].abs().max() == 0.0
+        assert level[:, 2, 3:-3, 3:-3].min() > 1.0
+
+
+def run_supervision(weights, step=0, pose_branch="pose"):
+    torch.manual_seed(0)
+    network, heads = DPENetwork(CONFIG), ParameterHeads(8, 6, 5)
+    made = Supervision(weights, pose_branch, None)(network, heads, supervised(), step, None)
+    return network, made
+
+
+def test_supervision_reaches_both_branches_and_the_encoder():
+    network, made = run_supervision(SupervisedWeights())
+    torch.stack(list(made.terms.values())).sum().backward()
+    for name in ("enc.net_app.convs.0.0.weight", "mlp.0.weight", "dir.weight", "mlp_pose.0.weight", "mlp_exp.0.weight",
+                 "dec_pose.to_flows.0.conv.weight", "dec_exp.to_rgbs.1.conv.0.weight"):  # fmt: skip
+        assert network.get_parameter(name).grad.abs().sum() > 0, name
+
+
+def test_occasional_terms_come_when_they_are_due():
+    weights = SupervisedWeights(both_every=4, leak_every=4)
+    assert "both_l1" in run_supervision(weights, 0)[1].terms
+    assert "leak" not in run_supervision(weights, 0)[1].terms
+    assert "leak" in run_supervision(weights, 2)[1].terms
+    assert "both_l1" not in run_supervision(weights, 1)[1].terms
+    assert "both_l1" not in run_supervision(dataclasses.replace(weights, both_every=0), 0)[1].terms
+
+
+def test_the_role_of_a_branch_is_data():
+    straight, swapped = (run_supervision(SupervisedWeights(), 1, b)[1] for b in ("pose", "exp"))
+    assert torch.allclose(straight.edits.images["pose"], swapped.edits.images["pose"])
+    truth = supervised()
+    n = 4
+    own = round(SupervisedWeights().self_fraction * n)
+    region = region_weight(truth.source, truth.exp_target, SupervisedWeights().region)
+    wanted = pyramid_l1(swapped.edits.images["pose"][own:], truth.exp_target[own:], region[own:])
+    assert own == 0 and swapped.terms["exp_l1"].item() == pytest.approx(10 * wanted.item(), rel=1e-5)
+
+
+def test_part_of_a_batch_is_driven_by_itself():
+    made = run_supervision(SupervisedWeights(self_fraction=0.5), 1)[1]
+    assert torch.equal(made.batch.driver[:2], made.batch.source[:2])
+    assert torch.equal(made.batch.pose_target[:2], made.batch.source[:2])
+    assert torch.equal(made.batch.driver_pose[:2], made.batch.source_pose[:2])
+    assert torch.equal(made.batch.driver[2:], supervised().driver[2:])
+
+
+def test_growing_keeps_the_function():
+    torch.manual_seed(0)
+    small = DPENetwork(CONFIG)
+    large = grow(small, NetworkConfig(32, 8, 4, {4: 8, 8: 8, 16: 8, 32: 8}))
+    # A smooth picture: on others, halving with two filters differs.
+    coarse = images(2, 4)
+    x32 = F.interpolate(coarse, size=(32, 32), mode="bicubic", align_corners=True)
+    blur = large.enc.net_app.convs[1].conv2.get_submodule("0")
+    x16 = blur(x32)[:, :, 1::2, 1::2]
+    with torch.no_grad():
+        old, new = small.encode(x16), large.encode(x32)
+        assert torch.allclose(new.features[1], old.features[1], atol=1e-4)
+        assert torch.allclose(new.w, old.w, atol=1e-3)
+        alpha = torch.randn(2, 4)
+        rendered, up = small.render(old, alpha, "exp"), large.render(new, alpha, "exp")
+        again = large.dec_exp.to_rgbs[-1].upsample(rendered)
+    assert torch.allclose(up, again, atol=1e-2)
+
+
+def test_growing_refuses_other_widths():
+    with pytest.raises(CheckpointError, match="8 px|widths"):
+        grow(DPENetwork(CONFIG), NetworkConfig(32, 8, 4, {4: 8, 8: 16, 16: 8, 32: 8}))
+    with pytest.raises(CheckpointError, match="same sizes"):
+        grow(DPENetwork(CONFIG), NetworkConfig(32, 16, 4, {4: 8, 8: 8, 16: 8, 32: 8}))
+
+
+def test_growing_a_discriminator_keeps_its_lower_blocks():
+    small = Discriminator(16, WIDTHS)
+    large = grow_discriminator(small, 32, WIDTHS)
+    assert large.size == 32
+    assert torch.equal(large.convs[2].conv1.conv.weight, small.convs[1].conv1.conv.weight)
+    assert torch.equal(large.final_linear[1].weight, small.final_linear[1].weight)
