@@ -44,6 +44,10 @@ EXPRESSION_DIM = 55
 """Expression parameters of a rendered head: 53 blendshapes and two angles of gaze."""
 
 
+LOG_EVERY = 100
+"""Steps the progress bar averages over where no metrics are written."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended: the steps done in all, and why it stopped (`done`, `time`, `interrupted`)."""
@@ -261,10 +265,16 @@ class Trainer:
                 progress.update()
                 if reporter is not None:
                     self._report(reporter, history, output, progress)
-                stop = self._agree(interruption.requested, started)
-                due = _due(self.step, config.output.save_every)
-                clock = config.output.save_seconds and time.monotonic() - saved > config.output.save_seconds
-                if stop or due or (clock and self.share.world == 1) or self.step == config.steps:
+                else:
+                    history.clear()
+                now = time.monotonic()
+                interrupted, late, clock = self._agree(
+                    interruption.requested,
+                    0 < config.max_seconds < now - started,
+                    0 < config.output.save_seconds < now - saved,
+                )
+                stop = "interrupted" if interrupted else "time" if late else ""
+                if stop or clock or _due(self.step, config.output.save_every) or self.step == config.steps:
                     self.save()
                     saved = time.monotonic()
                 if stop:
@@ -281,14 +291,13 @@ class Trainer:
         data = StepData(config.sources, stage.size, stage.batch, config.seed, self.share)
         return step_batches(data, self.step, end, config.workers)
 
-    def _agree(self, interrupted: bool, started: float) -> str:
-        """Why all processes should stop now, or nothing."""
-        limit = self.config.max_seconds
-        late = bool(limit) and time.monotonic() - started > limit
-        flags = torch.tensor([float(interrupted), float(late)], device=self.device)
-        if self.share.world > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return "interrupted" if flags[0] else "time" if flags[1] else ""
+    def _agree(self, *flags: bool) -> list[bool]:
+        """Each flag, set on all processes where one has it set."""
+        if self.share.world == 1:
+            return list(flags)
+        joint = torch.tensor([float(f) for f in flags], device=self.device)
+        dist.all_reduce(joint, op=dist.ReduceOp.MAX)
+        return [bool(f) for f in joint]
 
     def train_step(self, batch: Batch) -> tuple[StepOutput, dict[str, Tensor]]:
         """One step of generator and discriminator. Returns the last part's output, and the terms over all processes."""
@@ -368,10 +377,11 @@ class Trainer:
 
     def _report(self, reporter: Reporter, history: list[dict[str, Tensor]], output: StepOutput, progress: Any) -> None:
         settings = self.config.output
-        if _due(self.step, settings.log_every):
+        if _due(self.step, settings.log_every or LOG_EVERY):
             means = mean_terms(history)
             history.clear()
-            reporter.scalars(self.step, {**means, "lr": self.optimiser.param_groups[0]["lr"]})
+            if settings.log_every:
+                reporter.scalars(self.step, {**means, "lr": self.optimiser.param_groups[0]["lr"]})
             progress.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
         if _due(self.step, settings.sheet_every):
             reporter.sheet(self.step, output.images)

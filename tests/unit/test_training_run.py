@@ -104,6 +104,17 @@ def test_a_run_leaves_a_checkpoint_metrics_and_sheets(clips, tmp_path):
     assert names == ["checkpoint-0000002.safetensors", "checkpoint-0000004.safetensors", "resume-00000004.safetensors"]
 
 
+def test_tensorboard_gets_scalars_and_sheets(clips, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = {"log_every": 1, "sheet_every": 2, "progress": False}
+    Trainer(config_from(values(clips, tmp_path, output=output))).run()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [e.step for e in events.Images("sheet")] == [2, 4]
+
+
 def test_averaged_weights_lie_between_the_first_and_the_last(clips, tmp_path):
     config = config_from(values(clips, tmp_path))
     trainer = Trainer(config)
