@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import FrameError
-from ..frames import check_frames, to_unit
+from ..frames import check_frames, to_uint8, to_unit
 from .detect import Face
 
 WEIGHTS = Path(__file__).parent / "weights" / "mtcnn.safetensors"
@@ -372,8 +372,8 @@ def _working_copy(frames: Tensor, size: tuple[int, int]) -> Tensor:
     if frames.is_floating_point() and not torch.isfinite(frames).all():
         raise FrameError("frames: expected finite values, found NaN or infinity. Check the node before.")
     if tuple(frames.shape[1:3]) != size:
-        pictures = frames.float() if frames.is_floating_point() else frames
-        shrunk = [cv2.resize(p.numpy(), size[::-1], interpolation=cv2.INTER_AREA) for p in pictures.cpu()]
+        pictures = to_uint8(frames).cpu().numpy()
+        shrunk = [np.asarray(Image.fromarray(p).resize(size[::-1], Image.Resampling.BOX)) for p in pictures]
         frames = torch.from_numpy(np.stack(shrunk))
     return to_unit(frames).mul(255.0 / 128.0).sub_(127.5 / 128.0).permute(0, 3, 1, 2).contiguous()
 

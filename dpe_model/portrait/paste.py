@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FrameError
 from ..frames import check_frames
+from .colour import lab_to_rgb, rgb_to_lab
 from .crop import Crop, as_array, check_fit
 from .mask import face_mask, feather_mask
 from .warp import corners, invert, shifted, warp
@@ -97,13 +97,13 @@ def matched(new: np.ndarray, old: np.ndarray, weight: np.ndarray) -> np.ndarray:
         old: [h, w, 3] the same.
         weight: [h, w] what counts, 0..1, not all 0.
     """
-    a, b = (cv2.cvtColor(np.clip(x, 0.0, 1.0), cv2.COLOR_RGB2Lab) for x in (new, old))
+    a, b = (rgb_to_lab(np.clip(x, 0.0, 1.0)) for x in (new, old))
     share = (weight / weight.sum(dtype=np.float64))[..., None]
     mean_a, mean_b = (a * share).sum((0, 1)), (b * share).sum((0, 1))
     deviation_a, deviation_b = (np.sqrt(((x - m) ** 2 * share).sum((0, 1))) for x, m in ((a, mean_a), (b, mean_b)))
     gain = np.clip((deviation_b + 1e-3) / (deviation_a + 1e-3), 1.0 / MAX_CONTRAST, MAX_CONTRAST)
     lab = ((a - mean_a) * gain + mean_b).astype(np.float32)
-    return np.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), 0.0, 1.0)
+    return np.clip(lab_to_rgb(lab), 0.0, 1.0)
 
 
 def _frame_box(matrix: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:

@@ -1,14 +1,16 @@
 """Resampling pictures under an affine map: sub-pixel positions, no aliasing, only the part that is needed.
 
-Coordinates have pixel centres at +0.5; OpenCV puts them at whole numbers, which is converted here and nowhere else.
+Coordinates have pixel centres at +0.5.
 """
 
 from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 CUBIC_REACH = 3
 """Source pixels beyond a sampled position that cubic interpolation may read, and one for rounding."""
@@ -56,20 +58,62 @@ def warp(picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int], edge: s
         [h, w, 3] or [h, w] of the same dtype.
     """
     shrink = 1.0 / math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
-    border = cv2.BORDER_REPLICATE if edge == "replicate" else cv2.BORDER_CONSTANT
-    picture, matrix = _cut(picture, matrix, size, margin=CUBIC_REACH * math.ceil(max(shrink, 1.0)))
+    part, matrix = _cut(picture, matrix, size, margin=CUBIC_REACH * math.ceil(max(shrink, 1.0)))
+    pixels = _to_planes(part)
     block = int(shrink // 2)
     if block > 1:
-        picture, matrix = _averaged(picture, matrix, block, border)
+        pixels, matrix = _averaged(pixels, matrix, block, edge)
         shrink /= block
     if shrink > 1.01:
-        picture = cv2.GaussianBlur(picture, (0, 0), ANTIALIAS * math.sqrt(shrink**2 - 1.0), borderType=border)
-    kernel = cv2.INTER_CUBIC if picture.ndim == 3 else cv2.INTER_LINEAR
-    centred = shifted(matrix, (0.5, 0.5), (-0.5, -0.5))
-    out = cv2.warpAffine(picture, centred, size[::-1], flags=kernel, borderMode=border)
-    if picture.dtype != np.uint8:
-        np.clip(out, picture.min() if edge == "replicate" else min(0.0, picture.min()), picture.max(), out=out)
-    return out
+        pixels = _blurred(pixels, ANTIALIAS * math.sqrt(shrink**2 - 1.0), edge)
+    out = F.grid_sample(
+        pixels,
+        _grid(invert(matrix), size, (pixels.shape[2], pixels.shape[3])),
+        mode="bicubic" if picture.ndim == 3 else "bilinear",
+        padding_mode="border" if edge == "replicate" else "zeros",
+        align_corners=False,
+    )
+    if picture.dtype == np.uint8:
+        return _from_planes(out.round_().clamp_(0, 255), picture.ndim).astype(np.uint8)
+    low, high = float(part.min()), float(part.max())
+    return _from_planes(out.clamp_(low if edge == "replicate" else min(0.0, low), high), picture.ndim)
+
+
+def _to_planes(picture: np.ndarray) -> Tensor:
+    """[H, W, 3] or [H, W] -> [1, C, H, W] float32."""
+    planes = torch.from_numpy(np.ascontiguousarray(picture)).float()
+    return planes[None, None] if planes.ndim == 2 else planes.permute(2, 0, 1)[None].contiguous()
+
+
+def _from_planes(planes: Tensor, ndim: int) -> np.ndarray:
+    """[1, C, H, W] -> [H, W, C], or [H, W] for `ndim` 2."""
+    return planes[0, 0].numpy() if ndim == 2 else planes[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _grid(to_source: np.ndarray, size: tuple[int, int], source: tuple[int, int]) -> Tensor:
+    """Sampling grid [1, h, w, 2] in -1..1 over a source of `source` (height, width), pixel centres at +0.5."""
+    scale = 2.0 / np.array([source[1], source[0]], dtype=np.float64)
+    linear, offset = to_source[:, :2] * scale[:, None], to_source[:, 2] * scale - 1.0
+    x, y = np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5
+    grid = x[None, :, None] * linear[:, 0] + y[:, None, None] * linear[:, 1] + offset
+    return torch.from_numpy(grid.astype(np.float32))[None]
+
+
+def _blurred(pixels: Tensor, sigma: float, edge: str) -> Tensor:
+    """Gaussian blur of [1, C, H, W]."""
+    reach = max(1, math.ceil(3.5 * sigma))
+    at = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(pixels.shape[1], 1, 1, -1)
+    pixels = _padded(pixels, reach, reach, reach, reach, edge)
+    pixels = F.conv2d(pixels, kernel, groups=pixels.shape[1])
+    return F.conv2d(pixels, kernel.transpose(2, 3), groups=pixels.shape[1])
+
+
+def _padded(pixels: Tensor, left: int, right: int, top: int, bottom: int, edge: str) -> Tensor:
+    if edge == "replicate":
+        return F.pad(pixels, (left, right, top, bottom), mode="replicate")
+    return F.pad(pixels, (left, right, top, bottom))
 
 
 def _cut(picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int], margin: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,12 +131,10 @@ def _span(low: float, high: float, length: int) -> tuple[int, int]:
     return first, max(min(math.ceil(high), length), first + 1)
 
 
-def _averaged(picture: np.ndarray, matrix: np.ndarray, block: int, border: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture averaged over blocks of block x block pixels, and the map from it."""
-    height, width = picture.shape[:2]
-    rows, columns = -(-height // block), -(-width // block)
-    picture = cv2.copyMakeBorder(picture, 0, rows * block - height, 0, columns * block - width, border)
-    picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+def _averaged(pixels: Tensor, matrix: np.ndarray, block: int, edge: str) -> tuple[Tensor, np.ndarray]:
+    """[1, C, H, W] averaged over blocks of block x block pixels, and the map from it."""
+    height, width = pixels.shape[2:]
+    pixels = F.avg_pool2d(_padded(pixels, 0, -width % block, 0, -height % block, edge), block)
     out = matrix.copy()
     out[:, :2] *= block
-    return picture, out
+    return pixels, out
