@@ -12,11 +12,11 @@ from torch import Tensor
 from ..engine import Engine, RenderStep
 from ..errors import VideoError
 from ..motion import Motion, output_length
-from ..video import FrameWriter, as_fps, probe
+from ..video import FrameWriter, as_fps, open_frames, probe
 from ..video.writer import PICTURES
 from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
-from .setup import READ_CHUNK, Drivers, ModelOptions, measure_drivers
+from .setup import READ_CHUNK, Clock, Drivers, ModelOptions, measure_drivers
 
 DEFAULT_FPS = 25.0
 
@@ -54,8 +54,10 @@ def drive(job: DriveJob, reporter: Reporter | None = None) -> int:
     inputs = [job.source, *job.drivers.paths()]
     FrameWriter.check(job.output, *inputs)
     engine = job.model.engine()
-    clip = open_portraits(job.source, job.crop, job.crop_options, engine.size, reporter, "source")
-    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter)
+    source = open_frames(job.source)
+    clip = open_portraits(source, job.crop, job.crop_options, engine.size, reporter, "source")
+    clock = Clock(len(source), float(source.info.fps)) if len(source) > 1 else None
+    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter, clock)
     fps = _output_fps(clip, list(motions.values()))
     edits = job.drivers.edits(motions, float(fps))
     length = output_length(len(clip.source), [len(e.driver) for e in edits.values()], job.drivers.length)

@@ -12,7 +12,7 @@ from ..portrait import Crop, crop_frames, face_mask, feather_mask, paste_back
 from ..video import FrameWriter, open_frames
 from .portraits import CropOptions, CropWhen, find_crop
 from .report import Reporter, Silent
-from .setup import Drivers, ModelOptions, measure_drivers
+from .setup import Clock, Drivers, ModelOptions, measure_drivers
 
 MASKS = ("face", "crop")
 
@@ -62,7 +62,8 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None) -> int:
     engine = job.model.engine()
     source = open_frames(job.source)
     crop = find_crop(source, job.crop_options, engine.size, reporter, "source")
-    motions = measure_drivers(engine, job.drivers, job.driver_crop, job.crop_options, reporter)
+    clock = Clock(len(crop), float(source.info.fps))
+    motions = measure_drivers(engine, job.drivers, job.driver_crop, job.crop_options, reporter, clock)
     steps = job.drivers.steps(job.drivers.edits(motions, float(source.info.fps)), len(crop))
     moving = source.info.kind == "video"
     with (

@@ -35,30 +35,37 @@ class CropOptions:
 
 @dataclass(frozen=True)
 class PortraitClip:
-    """A clip of square portraits: the frames as they are, or cut out of them."""
+    """A clip of square portraits: the frames as they are, or cut out of them; the first `stop` of them, if given."""
 
     source: FrameSource
     crop: Crop | None
+    stop: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.source) if self.stop is None else min(self.stop, len(self.source))
 
     def chunks(self, n: int) -> Iterator[Tensor]:
         """Portraits, at most `n` at a time: uint8 [<=n, S, S, 3]."""
         start = 0
-        for frames in self.source.chunks(n):
+        for frames in self.source.chunks(n, stop=self.stop):
             part = slice(start, start + len(frames))
             yield frames if self.crop is None else crop_frames(frames, self.crop[part])
             start += len(frames)
 
 
-def find_crop(source: FrameSource, options: CropOptions, size: int, reporter: Reporter, name: str) -> Crop:
-    """Go through a clip and lay out the crop of one person, `size` px a side.
+def find_crop(
+    source: FrameSource, options: CropOptions, size: int, reporter: Reporter, name: str, stop: int | None = None
+) -> Crop:
+    """Go through a clip (its first `stop` frames) and lay out the crop of one person, `size` px a side.
 
     Raises:
         NoFaceError: no face anywhere, or in some frame under `no_face="stop"`.
     """
     detector = load_detector(options.detector, options.device)
     found: list[list[Face]] = []
-    with reporter.stage(f"find the {name}'s face", len(source)) as count:
-        for frames in source.chunks(DETECT_CHUNK):
+    total = len(source) if stop is None else min(stop, len(source))
+    with reporter.stage(f"find the {name}'s face", total) as count:
+        for frames in source.chunks(DETECT_CHUNK, stop=stop):
             found += detector.detect(frames)
             count(len(frames))
     track = track_faces(found, (source.info.height, source.info.width), options.person, options.person_index)
@@ -66,23 +73,29 @@ def find_crop(source: FrameSource, options: CropOptions, size: int, reporter: Re
 
 
 def open_portraits(
-    path: Path, when: CropWhen, options: CropOptions, size: int, reporter: Reporter, name: str
+    source: FrameSource,
+    when: CropWhen,
+    options: CropOptions,
+    size: int,
+    reporter: Reporter,
+    name: str,
+    stop: int | None = None,
 ) -> PortraitClip:
-    """Open a clip as portraits.
+    """A clip as portraits.
 
     Args:
-        path: a video, a picture or a folder of pictures.
+        source: a video, a picture or a folder of pictures.
         when: "face" cuts out the face, "none" takes the frames as they are, "auto" cuts frames that are not square.
         options: how the face is found and framed.
         size: side of cut-out portraits, px.
         reporter: shows progress.
         name: what the progress calls the person.
+        stop: how many frames matter; all if None.
     """
-    source = open_frames(path)
     square = source.info.width == source.info.height
     if when == "none" or (when == "auto" and square):
-        return PortraitClip(source, None)
-    return PortraitClip(source, find_crop(source, options, size, reporter, name))
+        return PortraitClip(source, None, stop)
+    return PortraitClip(source, find_crop(source, options, size, reporter, name, stop), stop)
 
 
 def crop_clip(source: Path, output: Path, options: CropOptions, size: int, reporter: Reporter | None = None) -> int:
@@ -93,7 +106,7 @@ def crop_clip(source: Path, output: Path, options: CropOptions, size: int, repor
     """
     reporter = reporter or Silent()
     FrameWriter.check(output, source)
-    clip = open_portraits(source, "face", options, size, reporter, "source")
+    clip = open_portraits(open_frames(source), "face", options, size, reporter, "source")
     info = clip.source.info
     sound = source if info.has_audio else None
     with (

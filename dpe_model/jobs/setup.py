@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..checkpoint import ROLES, Role, load_checkpoint
 from ..engine import Engine, Precision, RenderStep, resolve_precision
 from ..errors import DPEError, MotionError
 from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion
+from ..video import open_frames
 from .portraits import CropOptions, CropWhen, open_portraits
 from .report import Reporter
 
@@ -106,21 +108,53 @@ class Drivers:
         return [(role, EditPlan.make([edit], length, self.length)) for role, edit in edits.items()]
 
 
+@dataclass(frozen=True)
+class Clock:
+    """How long a moving source lasts: drivers need not be measured beyond it."""
+
+    frames: int
+    fps: float
+
+    def driver_frames(self, fps: float) -> int:
+        """Frames of a driver at `fps` that the source's length reaches, with one to interpolate to."""
+        return math.ceil(self.frames * fps / self.fps) + 1
+
+
 def measure_drivers(
-    engine: Engine, drivers: Drivers, when: CropWhen, options: CropOptions, reporter: Reporter
+    engine: Engine,
+    drivers: Drivers,
+    when: CropWhen,
+    options: CropOptions,
+    reporter: Reporter,
+    clock: Clock | None = None,
 ) -> dict[Path, Motion]:
-    """The motion of every driver, each measured once or read from its motion file."""
-    return {path: _measure(engine, path, when, options, reporter) for path in drivers.paths()}
+    """The motion of every driver, each measured once or read from its motion file.
+
+    With a `clock` only as much of a driver is measured as the source and the reference frame need.
+    """
+    return {path: _measure(engine, path, drivers, when, options, reporter, clock) for path in drivers.paths()}
 
 
-def _measure(engine: Engine, path: Path, when: CropWhen, options: CropOptions, reporter: Reporter) -> Motion:
+def _measure(
+    engine: Engine,
+    path: Path,
+    drivers: Drivers,
+    when: CropWhen,
+    options: CropOptions,
+    reporter: Reporter,
+    clock: Clock | None,
+) -> Motion:
     if path.suffix == ".safetensors":
         motion = Motion.load(path)
         motion.require_checkpoint(engine.checkpoint.fingerprint, str(path))
         return motion
-    clip = open_portraits(path, when, options, engine.size, reporter, "driver")
-    with reporter.stage("measure the driver", len(clip.source)) as count:
-        fps = float(clip.source.info.fps) if clip.source.info.kind == "video" else None
+    source = open_frames(path)
+    fps = float(source.info.fps) if source.info.kind == "video" else None
+    stop = None
+    if clock is not None and drivers.reference >= 0:
+        stop = max(clock.driver_frames(fps or clock.fps), drivers.reference + 1)
+    clip = open_portraits(source, when, options, engine.size, reporter, "driver", stop)
+    with reporter.stage("measure the driver", len(clip)) as count:
         return engine.measure(_counted(clip.chunks(READ_CHUNK), count), fps)
 
 

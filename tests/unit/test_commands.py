@@ -12,6 +12,7 @@ import torch
 
 from dpe_model.checkpoint import BranchRoles, save_checkpoint
 from dpe_model.commands import main
+from dpe_model.engine import Engine
 from dpe_model.motion import Motion
 from dpe_model.portrait import Face
 from dpe_model.video import FrameWriter, open_frames, probe, read_frames
@@ -91,6 +92,22 @@ def test_strength_zero_ignores_the_driver(files, tmp_path):
     for name in ("driving", "long"):
         drive(files, tmp_path / name, "--driving", files / f"{name}.mp4", "--strength", 0)
     assert torch.equal(read_frames(tmp_path / "driving"), read_frames(tmp_path / "long"))
+
+
+def test_no_more_of_a_driver_is_measured_than_the_source_needs(files, tmp_path, monkeypatch):
+    measured = []
+    original = Engine.measure
+
+    def counting(self, chunks, fps=None):
+        motion = original(self, chunks, fps)
+        measured.append(len(motion))
+        return motion
+
+    monkeypatch.setattr(Engine, "measure", counting)
+    drive(files, tmp_path / "a", "--driving", files / "long.mp4")
+    drive(files, tmp_path / "b", "--driving", files / "long.mp4", "--mode", "relative", "--reference", 8)
+    drive(files, tmp_path / "c", "--driving", files / "long.mp4", "--mode", "relative", "--reference", -1)
+    assert measured == [7, 9, 9]
 
 
 def test_still_with_two_drivers(files, tmp_path):
