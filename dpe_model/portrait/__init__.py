@@ -1,7 +1,8 @@
 """From full frames to portraits and back: detect, track, crop, mask, paste."""
 
 from .crop import Crop, crop_frames, frame_portraits
-from .detect import DETECTORS, DetectorError, Face, FaceDetector, load_detector
+from .detect import DETECTORS, load_detector
+from .face import DetectorError, Face, FaceDetector
 from .mask import face_mask, feather_mask
 from .paste import paste_back
 from .track import Track, track_faces

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FrameError
 from ..frames import check_frames, to_uint8, to_unit
-from .detect import Face
+from .face import Face
 
 WEIGHTS = Path(__file__).parent / "weights" / "mtcnn.safetensors"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import NoFaceError
-from .detect import Face
+from .face import Face
 
 SELECT = ("largest", "left", "right", "index")
 
