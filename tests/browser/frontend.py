@@ -33,7 +33,13 @@ PLACE = """kind => {
     app.graph.add(node);
     return [node.title, [...(node.inputs ?? []), ...(node.widgets ?? [])].map(slot => slot.name)];
 }"""
-SELECT = "kind => app.canvas.selectNodes(app.graph.nodes.filter(n => n.type === kind).slice(-1))"
+CENTRE = """kind => {
+    app.canvas.deselectAll();
+    app.canvas.ds.scale = 0.7;
+    app.canvas.centerOnNode(app.graph.nodes.findLast(n => n.type === kind));
+    app.canvas.setDirty(true, true);
+}"""
+SELECT = "kind => app.canvas.selectNodes([app.graph.nodes.findLast(n => n.type === kind)])"
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -126,6 +132,9 @@ class FrontEnd:
 
     def help(self, kind: str) -> str:
         """Text of the help page of a node on the canvas, as the sidebar renders it; empty where there is none."""
+        # In the middle first: the toolbox with the help button appears above the node, and would lie under the menu.
+        self.page.evaluate(CENTRE, kind)
+        self.page.wait_for_timeout(300)
         self.page.evaluate(SELECT, kind)
         page_url = f"/docs/{kind}.md"
         with self.page.expect_response(lambda response: response.url.endswith(page_url), timeout=10_000) as answer:
