@@ -191,6 +191,7 @@ class TrainConfig:
         pose_branch: which branch the supervised losses teach the pose, by its checkpoint name.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.
         zero_flow: start flow heads at the identity with the first mask open.
+        orthogonal_motion: start the linear stacks of motion editing as rotations; learns much faster than Gaussian ones.
         precision: `bf16` runs the convolutions under autocast.
         threads: CPU threads, 0 = PyTorch's choice.
         accumulate: split each process's batch into this many parts.
@@ -213,6 +214,7 @@ class TrainConfig:
     adversarial_from: int = 0
     ema: float = 0.999
     zero_flow: bool = True
+    orthogonal_motion: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     device: str = "auto"

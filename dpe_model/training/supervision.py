@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpe_model.network import BRANCHES, Branch, DPENetwork, Encoding
 from dpe_model.network.generator import identity_grid
+from dpe_model.network.layers import EqualLinear
 
 from .config import SupervisedWeights
 from .cycle import select
@@ -55,8 +56,8 @@ class ParameterHeads(nn.Module):
 
     def __init__(self, style_dim: int, pose_dim: int, expression_dim: int) -> None:
         super().__init__()
-        self.pose = nn.Linear(style_dim, pose_dim)
-        self.expression = nn.Linear(style_dim, expression_dim)
+        self.pose = EqualLinear(style_dim, pose_dim)
+        self.expression = EqualLinear(style_dim, expression_dim)
 
 
 def zero_flows(network: DPENetwork) -> None:
@@ -68,6 +69,20 @@ def zero_flows(network: DPENetwork) -> None:
                 weights.zero_()
                 if level == 0:
                     head.get_parameter("bias")[:, 2] = MASK_OPEN
+
+
+def orthogonal_motion(network: DPENetwork) -> None:
+    """Start the linear stacks of motion editing as rotations.
+
+    A product of eight Gaussian matrices keeps few directions alive, and training then takes very long to find the
+    others; orthogonal ones keep all (Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning").
+    """
+    with torch.no_grad():
+        for stack in (network.mlp, network.mlp_pose, network.mlp_exp):
+            for layer in stack:
+                weight = layer.get_parameter("weight")
+                # Equalised layers divide by sqrt(fan_in).
+                nn.init.orthogonal_(weight, gain=weight.shape[1] ** 0.5)
 
 
 def region_weight(source: Tensor, target: Tensor, strength: float) -> Tensor:

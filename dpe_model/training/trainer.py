@@ -36,7 +36,7 @@ from .losses import PerceptualLoss, load_perceptual, read_state_dict
 from .report import Reporter, mean_terms
 from .state import load_state, module_tensors, optimiser_tensors, restore_module, restore_optimiser, save_state
 from .steps import DiscriminatorStep, FrozenCritic, GeneratorStep, LossModel, StepOutput
-from .supervision import ParameterHeads, zero_flows
+from .supervision import ParameterHeads, orthogonal_motion, zero_flows
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,8 @@ class Trainer:
         network = DPENetwork(self.config.network.at(self.config.stages[0].size))
         if self.config.zero_flow:
             zero_flows(network)
+        if self.config.orthogonal_motion:
+            orthogonal_motion(network)
         return warm_start(network, self.config.warm_start) if self.config.warm_start else network
 
     def _enter_stage(

@@ -30,6 +30,7 @@ from dpe_model.training.supervision import (
     ParameterHeads,
     Supervision,
     flow_loss,
+    orthogonal_motion,
     region_weight,
     zero_flows,
 )
@@ -277,3 +278,13 @@ def test_growing_a_discriminator_keeps_its_lower_blocks():
     assert large.size == 32
     assert torch.equal(large.convs[2].conv1.conv.weight, small.convs[1].conv1.conv.weight)
     assert torch.equal(large.final_linear[1].weight, small.final_linear[1].weight)
+
+
+def test_orthogonal_motion_keeps_every_direction():
+    network = DPENetwork(CONFIG)
+    orthogonal_motion(network)
+    with torch.no_grad():
+        matrix = torch.eye(8)
+        for layer in network.mlp_exp:
+            matrix = layer.effective_weight() @ matrix
+    assert torch.allclose(matrix @ matrix.T, torch.eye(8), atol=1e-5)
