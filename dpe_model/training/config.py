@@ -191,8 +191,8 @@ class TrainConfig:
         pose_branch: which branch the supervised losses teach the pose, by its checkpoint name.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.
         zero_flow: start flow heads at the identity with the first mask open.
-        orthogonal_motion: start the linear stacks of motion editing as rotations; learns much faster than Gaussian ones.
-        precision: `bf16` runs the convolutions under autocast.
+        orthogonal_motion: start the linear stacks of motion editing as rotations instead of Gaussian.
+        precision: `bf16` runs the convolutions in bfloat16; codes, styles, flow and sums of RGB stay float32.
         threads: CPU threads, 0 = PyTorch's choice.
         accumulate: split each process's batch into this many parts.
         max_seconds: stop after this long (resumable), 0 = no limit.

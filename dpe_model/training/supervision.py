@@ -74,8 +74,8 @@ def zero_flows(network: DPENetwork) -> None:
 def orthogonal_motion(network: DPENetwork) -> None:
     """Start the linear stacks of motion editing as rotations.
 
-    A product of eight Gaussian matrices keeps few directions alive, and training then takes very long to find the
-    others; orthogonal ones keep all (Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning").
+    A product of many Gaussian matrices weakens most directions; orthogonal ones keep all of them alike (Saxe et al.
+    2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks").
     """
     with torch.no_grad():
         for stack in (network.mlp, network.mlp_pose, network.mlp_exp):
