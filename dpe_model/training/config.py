@@ -190,7 +190,7 @@ class TrainConfig:
         vgg: VGG19 weights for the perceptual loss; empty = off.
         pose_branch: which branch the supervised losses teach the pose, by its checkpoint name.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.
-        zero_flow: start flow heads at the identity with the first mask open.
+        start_as_copy: start with still flows, open masks, and colours handed through: the network copies its source.
         orthogonal_motion: start the linear stacks of motion editing as rotations instead of Gaussian.
         precision: `bf16` runs the convolutions in bfloat16; codes, styles, flow and sums of RGB stay float32.
         threads: CPU threads, 0 = PyTorch's choice.
@@ -213,7 +213,7 @@ class TrainConfig:
     pose_branch: Branch = "pose"
     adversarial_from: int = 0
     ema: float = 0.999
-    zero_flow: bool = True
+    start_as_copy: bool = True
     orthogonal_motion: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False

@@ -79,12 +79,7 @@ def _pass_downsampled(first: ConvLayer, block: nn.Module, old_first: ConvLayer) 
     read them back linearly. The block's second convolution then is the old first layer; its blur is the downsampling.
     """
     conv1, conv2, skip = (cast(ConvLayer, block.get_submodule(n)) for n in ("conv1", "conv2", "skip"))
-    width = first.conv.weight.shape[0]
-    if width < 6:
-        raise CheckpointError(f"grow: expected at least 6 channels at the new resolution, got {width}.")
-    pair = torch.cat((torch.eye(3), -torch.eye(3)))
-    # Reads the colours back from the pair: [3, 6]; sqrt(2) is the activation's gain.
-    unpair = torch.cat((torch.eye(3), -torch.eye(3)), 1) / ((1 + SLOPE) * SQRT2)
+    pair, unpair = colour_pair(first.conv.weight.shape[0])
     _set(first, pair, 6)
     _set(conv1, pair @ unpair, 6)
     old = old_first.conv.weight[:, :, 0, 0] * old_first.conv.scale
@@ -94,6 +89,40 @@ def _pass_downsampled(first: ConvLayer, block: nn.Module, old_first: ConvLayer) 
     if bias is not None and conv2.act is not None:
         conv2.act.bias.copy_(bias.bias * SQRT2)
     skip.conv.weight.zero_()
+
+
+def colour_pair(width: int) -> tuple[Tensor, Tensor]:
+    """Matrices [6, 3] that spreads colours v to (v, -v), and [3, 6] that reads them back behind an activation.
+
+    Raises:
+        CheckpointError: a layer of `width` channels has no room for six.
+    """
+    if width < 6:
+        raise CheckpointError(f"expected at least 6 channels at every resolution of a stage, got {width}.")
+    pair = torch.cat((torch.eye(3), -torch.eye(3)))
+    # sqrt(2) is the activation's gain.
+    return pair, pair.T / ((1 + SLOPE) * SQRT2)
+
+
+def start_as_copy(network: DPENetwork) -> None:
+    """Let a fresh network with still flows hand its source through, so that it has only the motion left to learn.
+
+    The encoder's first layer carries the colours in six channels, the generators' last RGB head reads them back, and
+    the other RGB heads start at zero.
+    """
+    first = cast(ConvLayer, network.enc.net_app.convs[0])
+    pair, unpair = colour_pair(first.conv.weight.shape[0])
+    with torch.no_grad():
+        _set(first, pair, 6)
+        for branch in BRANCHES:
+            heads = list(network.generator(branch).to_rgbs)
+            for head in heads[:-1]:
+                cast(ConvLayer, head.conv).conv.weight.zero_()
+            last = cast(ConvLayer, heads[-1].conv)
+            # An offset keeps the head's own activation in its linear part; the bias behind it takes the offset away.
+            _set(last, unpair / SQRT2, 3)
+            cast(nn.Module, last.act).get_parameter("bias").fill_(1.0)
+            heads[-1].get_parameter("bias").fill_(-SQRT2)
 
 
 def _set(layer: ConvLayer, matrix: Tensor, rows: int) -> None:

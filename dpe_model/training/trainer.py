@@ -31,7 +31,7 @@ from dpe_model.network.layers import Unused
 from .config import Stage, TrainConfig, config_values
 from .data import POSE_UNIT, Batch, Share, StepData, SupervisedBatch, step_batches
 from .discriminator import STDDEV_GROUP, Discriminator
-from .growth import grow, grow_discriminator
+from .growth import grow, grow_discriminator, start_as_copy
 from .losses import PerceptualLoss, load_perceptual, read_state_dict
 from .report import Reporter, mean_terms
 from .state import load_state, module_tensors, optimiser_tensors, restore_module, restore_optimiser, save_state
@@ -184,8 +184,9 @@ class Trainer:
 
     def _fresh_network(self) -> DPENetwork:
         network = DPENetwork(self.config.network.at(self.config.stages[0].size))
-        if self.config.zero_flow:
+        if self.config.start_as_copy:
             zero_flows(network)
+            start_as_copy(network)
         if self.config.orthogonal_motion:
             orthogonal_motion(network)
         return warm_start(network, self.config.warm_start) if self.config.warm_start else network
