@@ -26,3 +26,7 @@ class NoFaceError(DPEError):
 
 class VideoError(DPEError):
     """A video, picture or folder of frames cannot be read or written; the message names the path."""
+
+
+class EvaluationError(DPEError):
+    """An evaluation cannot be made: a package is missing, a judge failed, or its curves do not fit the clips."""
