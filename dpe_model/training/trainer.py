@@ -409,7 +409,7 @@ class Trainer:
     def _metadata(self) -> dict[str, str]:
         config = self.config
         entries = {"title": config.title, "license": config.license, "step": str(self.step)}
-        entries["training"] = json.dumps(config_values(config))
+        entries["training"] = json.dumps(shareable(config))
         return {k: v for k, v in entries.items() if v}
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -445,6 +445,16 @@ class Trainer:
             restore_optimiser(self.discriminator_optimiser, tensors, "discriminator_optimiser")
         torch.set_rng_state(tensors["rng"])
         self.step = int(scalars["step"])
+
+
+def shareable(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values, without the places of this machine: of paths only the last part stays."""
+    values = config_values(config)
+    for key in ("out", "vgg", "warm_start"):
+        values[key] = Path(values[key]).name
+    for source in values["sources"]:
+        source["path"] = Path(source["path"]).name
+    return values
 
 
 def mean_of(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:

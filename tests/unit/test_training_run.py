@@ -96,6 +96,7 @@ def test_a_run_leaves_a_checkpoint_metrics_and_sheets(clips, tmp_path):
     assert (file.roles.pose, file.roles.expression) == ("exp", "pose")
     assert file.metadata["title"] == "tiny" and file.metadata["step"] == "4"
     assert json.loads(file.metadata["training"])["network"]["style_dim"] == 8
+    assert str(tmp_path) not in file.metadata["training"] and str(clips) not in file.metadata["training"]
     assert [m["step"] for m in metrics(tmp_path)] == [1, 2, 3, 4]
     assert all(np.isfinite(m["loss"]) and m["discriminator"] > 0 for m in metrics(tmp_path))
     sheet = Image.open(tmp_path / "sheets" / "sheet-0000002.png")
