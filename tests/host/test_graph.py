@@ -104,3 +104,95 @@ def test_a_missing_model_is_named(comfy: ComfyServer, graph: Prompt):
     }
     with pytest.raises(ComfyError, match=r"no\.pt"):
         comfy.queue(prompt)
+
+
+def _part(graph: Prompt, *names: str, **more: dict[str, Any]) -> Prompt:
+    return {name: graph[name] for name in names} | more
+
+
+def _with(node: dict[str, Any], **inputs: Any) -> dict[str, Any]:
+    return node | {"inputs": node["inputs"] | inputs}
+
+
+SOURCE = ("model", "source video", "source parts", "source few", "source crop", "source code")
+DRIVER = ("driver video", "driver parts", "driver few", "driver crop", "driver code")
+
+
+def test_a_saved_motion_drives_like_its_clip(comfy: ComfyServer, graph: Prompt):
+    saved = comfy.queue(
+        _part(
+            graph,
+            "model",
+            *DRIVER,
+            keep={"class_type": "DPE_SaveMotion", "inputs": {"motion": ["driver code", 1], "filename_prefix": "dpe/m"}},
+        )  # fmt: skip
+    )
+    assert "3 frames" in saved["keep"]["dpe_note"][0]
+    (file,) = (comfy.base / "output" / "dpe").glob("m_*.safetensors")
+    info = comfy.object_info()["DPE_LoadMotion"]["input"]["required"]["file"]
+    name = f"dpe/{file.name} [output]"
+    assert name in info[1]["options"]
+    load = {"class_type": "DPE_LoadMotion", "inputs": {"file": name}}
+    clip = _with(graph["edit"], pose=["driver code", 1], expression=["driver code", 1])
+    from_file = _with(graph["edit"], pose=["motion", 0], expression=["motion", 0])
+    first = comfy.queue(_part(graph, *SOURCE, *DRIVER, "expression", "saved expression", edit=clip))
+    second = comfy.queue(_part(graph, *SOURCE, "expression", "saved expression", edit=from_file, motion=load))
+    assert np.array_equal(frames(comfy, first, "saved expression"), frames(comfy, second, "saved expression"))
+
+
+def test_strength_zero_is_the_unedited_person(comfy: ComfyServer, graph: Prompt):
+    names = (*SOURCE, *DRIVER, "expression", "saved expression")
+    zero = comfy.queue(_part(graph, *names, edit=_with(graph["edit"], expression_strength=0.0)))
+    none = comfy.queue(
+        _part(graph, *SOURCE, "saved expression", expression=_with(graph["expression"], latent=["source code", 0]))
+    )
+    assert np.array_equal(frames(comfy, zero, "saved expression"), frames(comfy, none, "saved expression"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_runs(comfy: ComfyServer, graph: Prompt, precision: str):
+    names = (*SOURCE, *DRIVER, "edit", "expression", "saved expression")
+    full = frames(comfy, comfy.queue(_part(graph, *names)), "saved expression")
+    half = comfy.queue(_part(graph, *names) | {"model": _with(graph["model"], precision=precision)})
+    error = np.abs(frames(comfy, half, "saved expression").astype(float) - full)
+    assert 0 < error.mean() < 8
+
+
+def test_everything_but_the_mask_stays(comfy: ComfyServer, graph: Prompt):
+    wide = _with(graph["source video"], file="dpe_full_frame.mp4")
+    pasted = comfy.queue({**graph, "source video": wide})
+    before, after = frames(comfy, pasted, "original"), frames(comfy, pasted, "saved paste")
+    assert before.shape == after.shape
+    changed = (before != after).any(-1)
+    assert changed.any()
+    assert not changed[:, :, :100].any()
+    assert not changed[:, :, -100:].any()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [(640, 480, "expected square pictures"), (1, 1, "at least 16 px"), (4000, 3000, "DPE Crop Portrait")],
+)
+def test_pictures_that_are_no_portraits(comfy: ComfyServer, graph: Prompt, width: int, height: int, message: str):
+    flat = {"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": 1, "color": 0}}
+    code = _with(graph["source code"], image=["source few", 0])
+    prompt = _part(graph, "model", "expression", "saved expression") | {"source few": flat, "source code": code}
+    prompt["expression"] = _with(graph["expression"], latent=["source code", 0])
+    with pytest.raises(ComfyError, match=message):
+        comfy.queue(prompt)
+
+
+def test_no_face_is_said(comfy: ComfyServer, graph: Prompt):
+    flat = {"class_type": "EmptyImage", "inputs": {"width": 320, "height": 240, "batch_size": 2, "color": 8421504}}
+    shown = {"class_type": "SaveImage", "inputs": {"images": ["source crop", 0], "filename_prefix": "x"}}
+    with pytest.raises(ComfyError, match="No face was found in any of the 2 frames"):
+        comfy.queue({"source few": flat, "source crop": graph["source crop"], "shown": shown})
+
+
+def test_lengths_that_do_not_meet_are_explained(comfy: ComfyServer, graph: Prompt):
+    short = _length(graph["driver few"], 2)
+    prompt = graph | {"driver few": short, "edit": _with(graph["edit"], length="trim")}
+    with pytest.raises(ComfyError, match="3 frames, 2 portraits"):
+        comfy.queue(prompt)
+    held = graph | {"driver few": short, "edit": _with(graph["edit"], length="hold")}
+    assert len(frames(comfy, comfy.queue(held), "saved paste")) == FRAMES
