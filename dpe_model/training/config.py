@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dpe_model.errors import DPEError
-from dpe_model.network import Branch, NetworkConfig
+from ..errors import DPEError
+from ..network import Branch, NetworkConfig
 
 T = TypeVar("T")
 

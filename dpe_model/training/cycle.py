@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpe_model.network import DPENetwork, Encoding
+from ..network import DPENetwork, Encoding
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dpe_model.errors import DPEError, FrameError
-from dpe_model.frames import to_network
-
+from ..errors import DPEError, FrameError
+from ..frames import to_network
 from .config import Source
 
 logger = logging.getLogger(__name__)
@@ -254,7 +253,7 @@ class ClipReader:
         return self.kept[path]
 
     def _read(self, path: Path) -> list[bytes]:
-        from dpe_model.video import open_frames
+        from ..video import open_frames
 
         opened = open_frames(path)
         count = opened.info.frames

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpe_model.network.encoder import ResBlock
-from dpe_model.network.layers import SLOPE, SQRT2, ConvLayer, EqualLinear
+from ..network.encoder import ResBlock
+from ..network.layers import SLOPE, SQRT2, ConvLayer, EqualLinear
 
 STDDEV_GROUP = 4
 """Samples that share one standard deviation, as published."""

@@ -12,10 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dpe_model.errors import CheckpointError
-from dpe_model.network import BRANCHES, DPENetwork, NetworkConfig
-from dpe_model.network.layers import SLOPE, SQRT2, ConvLayer
-
+from ..errors import CheckpointError
+from ..network import BRANCHES, DPENetwork, NetworkConfig
+from ..network.layers import SLOPE, SQRT2, ConvLayer
 from .discriminator import Discriminator
 
 

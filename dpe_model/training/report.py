@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dpe_model.frames import from_network, to_uint8
+from ..frames import from_network, to_uint8
 
 logger = logging.getLogger(__name__)
 

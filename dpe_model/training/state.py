@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpe_model.errors import CheckpointError
+from ..errors import CheckpointError
 
 SCALARS = "resume.json"
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dpe_model.network import DPENetwork
-from dpe_model.network.layers import EqualLinear
-
+from ..network import DPENetwork
+from ..network.layers import EqualLinear
 from .config import PublishedWeights, TrainConfig
 from .cycle import run_cycle
 from .data import Batch, PairBatch

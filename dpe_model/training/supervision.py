@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpe_model.network import BRANCHES, Branch, DPENetwork, Encoding
-from dpe_model.network.generator import identity_grid
-from dpe_model.network.layers import EqualLinear
-
+from ..network import BRANCHES, Branch, DPENetwork, Encoding
+from ..network.generator import identity_grid
+from ..network.layers import EqualLinear
 from .config import SupervisedWeights
 from .cycle import select
 from .data import SupervisedBatch, shrink_flow

@@ -23,11 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from tqdm import tqdm
 
-from dpe_model.checkpoint import BranchRoles, load_checkpoint, save_checkpoint
-from dpe_model.errors import CheckpointError
-from dpe_model.network import DPENetwork
-from dpe_model.network.layers import Unused
-
+from ..checkpoint import BranchRoles, load_checkpoint, save_checkpoint
+from ..errors import CheckpointError
+from ..network import DPENetwork
+from ..network.layers import Unused
 from .config import Stage, TrainConfig, config_values
 from .data import POSE_UNIT, Batch, Share, StepData, SupervisedBatch, step_batches
 from .discriminator import STDDEV_GROUP, Discriminator
