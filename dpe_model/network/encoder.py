@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import NetworkConfig
-from .layers import ConvLayer, EqualConv
+from .layers import ConvLayer, EqualConv, is_channels_last
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor, with_features: bool = True) -> Encoding:
         dtype = next(self.parameters()).dtype
-        return self.net_app(images.to(dtype), with_features)
+        images = images.to(dtype)
+        if is_channels_last(next(self.parameters())):  # the inference form; see Folding
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.net_app(images, with_features)
 
 
 def expand_encoding(encoding: Encoding, count: int) -> Encoding:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import NetworkConfig
-from .layers import ConvLayer, ModulatedProjection, StyledConv, Unused, up_blur
+from .layers import ConvLayer, ModulatedProjection, StyledConv, Unused, is_channels_last, up_blur
 
 
 class ConstantInput(nn.Module):
@@ -55,13 +55,14 @@ def warp(features: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         maps: flow head output [N, 3, H, W] float32.
 
     Returns:
-        The fetched features times the mask [N, C, H, W], and the mask [N, 1, H, W]; both in the features' dtype.
+        The fetched features [N, C, H, W] and the mask [N, 1, H, W], in the features' dtype and memory order.
     """
     grid = torch.tanh(maps[:, :2]).permute(0, 2, 3, 1) + identity_grid(maps.shape[-1], maps.device)
     mask = torch.sigmoid(maps[:, 2:3])
     # Coordinates need float32: half precision cannot tell neighbouring pixels apart at 256 px.
     sampled = F.grid_sample(features.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return (sampled * mask).to(features.dtype), mask.to(features.dtype)
+    order = torch.channels_last if is_channels_last(features) else torch.contiguous_format
+    return sampled.to(features.dtype, memory_format=order), mask.to(features.dtype)
 
 
 class ToRGB(nn.Module):
@@ -113,7 +114,7 @@ class Generator(nn.Module):
     def render_levels(self, z: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """Like `forward`, with each level's flow maps [N, 3, r, r] (before tanh and sigmoid) for supervision."""
         x = self.input.input.expand(z.shape[0], -1, -1, -1).to(features[0].dtype)
-        if features[0].is_contiguous(memory_format=torch.channels_last):
+        if is_channels_last(features[0]):
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, z)
         maps: list[Tensor] = []
@@ -122,8 +123,8 @@ class Generator(nn.Module):
             x = self.convs[2 * i](x, z)
             x = self.convs[2 * i + 1](x, z)
             maps.append(self.to_flows[i](x, z, maps[-1] if maps else None))
-            warped, mask = warp(level, maps[-1])
-            rgb = self.to_rgbs[i](warped, rgb)
-            x = torch.addcmul(warped, x, 1.0 - mask)
+            fetched, mask = warp(level, maps[-1])
+            rgb = self.to_rgbs[i](fetched * mask, rgb)
+            x = torch.lerp(x, fetched, mask)
         assert rgb is not None
         return rgb, maps

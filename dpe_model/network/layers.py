@@ -4,7 +4,8 @@ Two things make them fast without changing what is computed:
 
 * *Folding.* Equalised learning rate scales a weight by 1/sqrt(fan_in), the activation scales its output by sqrt(2),
   a residual sum by 1/sqrt(2). The leaky ReLU commutes with positive factors, so all of them are one factor on weight
-  and bias: computed on the fly in training, multiplied in once for inference (`fold`).
+  and bias: computed on the fly in training, multiplied in once for inference (`fold`). Folded weights also lie in
+  channels-last order, in which convolutions and sampling run several times faster on CPUs.
 * *Modulation of activations.* A convolution with the weight `W * style` equals a convolution of `x * style` with the
   shared `W`; demodulation is a factor on the output. No weights per sample, any batch size.
 
@@ -30,6 +31,11 @@ def blur_kernel(factor: float = 1.0) -> Tensor:
     k = torch.tensor([1.0, 3.0, 3.0, 1.0])
     k = k[:, None] * k[None, :]
     return k * (factor / k.sum())
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a pixel lie side by side in memory; also true of a picture expanded along the batch."""
+    return x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1
 
 
 class Folding(nn.Module):
@@ -119,7 +125,7 @@ class EqualConv(Folding):
         self.scale = 1.0 / math.sqrt(in_channels * kernel**2)
 
     def _fold(self) -> None:
-        self.weight.mul_(self.scale)
+        self.weight.data = (self.weight * self.scale).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight if self.folded else self.weight * self.scale)
@@ -177,7 +183,8 @@ class ConvLayer(Folding):
         return self.get_submodule("2" if self.down else "1") if self.activate else None  # type: ignore[return-value]
 
     def _fold(self) -> None:
-        self.conv.weight.mul_(self.conv.scale * self.gain)
+        weight = self.conv.weight
+        weight.data = (weight * (self.conv.scale * self.gain)).contiguous(memory_format=torch.channels_last)
         if self.act is not None:
             self.act.bias.mul_(self.gain)
 
@@ -218,8 +225,14 @@ class ModulatedConv(Folding):
         return weight.float().square().sum((2, 3))
 
     def _fold(self) -> None:
-        self.weight.mul_(self.scale)
-        self.demodulation = self._energy(self.weight[0])
+        weight = self.weight[0] * self.scale
+        self.demodulation = self._energy(weight)
+        # A transposed convolution takes [in, out, k, k]: that view of the weight is the one to be channels-last.
+        if self.up:
+            weight = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last).transpose(0, 1)
+        else:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        self.weight.data = weight[None]
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         weight = self.weight[0] if self.folded else self.weight[0] * self.scale
@@ -231,7 +244,8 @@ class ModulatedConv(Folding):
             x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         else:
             x = F.conv2d(x, weight, padding=self.pad)
-        return x * demod.to(x.dtype)[:, :, None, None]
+        demod = demod.to(x.dtype)[:, :, None, None]
+        return x * demod if torch.is_grad_enabled() else x.mul_(demod)  # gradients need x as it was
 
 
 class Unused(nn.Module):
@@ -257,7 +271,7 @@ class StyledConv(Folding):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         bias = self.activate.bias if self.folded else self.activate.bias * SQRT2
-        return F.leaky_relu_(self.conv(x, z) + bias, SLOPE)
+        return F.leaky_relu_(self.conv(x, z).add_(bias), SLOPE)
 
 
 class ModulatedProjection(Folding):
@@ -279,7 +293,7 @@ class ModulatedProjection(Folding):
         weight = self.weight[0, :, :, 0, 0] if self.folded else self.weight[0, :, :, 0, 0] * self.scale
         weight = (weight.float() * self.modulation(z)[:, None, :]).to(x.dtype)
         n, _, h, w = x.shape
-        if x.is_contiguous(memory_format=torch.channels_last):
+        if is_channels_last(x):
             maps = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * w, -1), weight.transpose(1, 2))
             return maps.reshape(n, h, w, -1).permute(0, 3, 1, 2)
         return torch.bmm(weight, x.reshape(n, -1, h * w)).reshape(n, -1, h, w)
