@@ -196,7 +196,10 @@ class Trainer:
         """Set up the models of a stage; optimisers start anew."""
         config, size = self.config, self.config.stages[index].size
         self.stage_index = index
+        growing = network.config.size < size
         self.network = grow(network, config.network.at(size)).to(self.device)
+        if growing and config.grow_as_copy:
+            start_as_copy(self.network)
         freeze_unused(self.network)
         if config.channels_last:
             to_channels_last(self.network)

@@ -278,6 +278,22 @@ def test_growing_keeps_the_function():
     assert torch.allclose(up, again, atol=1e-2)
 
 
+def test_growing_as_a_copy_keeps_the_flow_and_reads_the_picture_at_the_new_size():
+    torch.manual_seed(0)
+    small = DPENetwork(CONFIG)
+    zero_flows(small)
+    grown = grow(small, NetworkConfig(32, 8, 4, {4: 8, 8: 8, 16: 8, 32: 8}))
+    start_as_copy(grown)
+    source = torch.rand(2, 3, 32, 32) * 2 - 1  # nothing that a smaller picture could hold
+    with torch.no_grad():
+        made = grown(source, source.flip(0), "pose")
+        encoded = grown.encode(source)
+        _, maps = grown.dec_pose.render_levels(encoded.w, encoded.features)
+    assert all(level[:, :2].abs().max() == 0.0 for level in maps)
+    inner = made[..., 14:18, 14:18].flatten(), source[..., 14:18, 14:18].flatten()
+    assert torch.corrcoef(torch.stack(inner))[0, 1] > 0.9
+
+
 def test_growing_refuses_other_widths():
     with pytest.raises(CheckpointError, match="8 px|widths"):
         grow(DPENetwork(CONFIG), NetworkConfig(32, 8, 4, {4: 8, 8: 16, 16: 8, 32: 8}))
