@@ -83,6 +83,7 @@ class Engine:
         chunk: pictures at a time; halved when the device runs out of memory.
         services: progress, interruption, memory.
         feature_budget: bytes of encodings that a latent may keep.
+        storage: where those are kept: not on the GPU, whose memory others manage.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Engine:
         chunk: int | None = None,
         services: Services | None = None,
         feature_budget: int = FEATURE_BUDGET,
+        storage: torch.device | str = "cpu",
     ) -> None:
         self.checkpoint = checkpoint
         self.network = checkpoint.network.to(device)
@@ -99,6 +101,7 @@ class Engine:
         self.chunk = chunk or (4 if self.device.type == "cpu" else 16)
         self.services = services or Services()
         self.feature_budget = feature_budget
+        self.storage = torch.device(storage)
         self.passes = PassCount()
 
     @property
@@ -124,7 +127,7 @@ class Engine:
             alphas.append(self.network.motion(encoding.w).cpu())
             if encodings is not None:
                 held += encoding.nbytes
-                encodings = [*encodings, encoding] if held <= self.feature_budget else None
+                encodings = [*encodings, encoding.to(self.storage)] if held <= self.feature_budget else None
             self.services.on_frames(len(chunk))
         motion = Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
         return Latent(frames, motion, concat_encodings(encodings) if encodings else None)
@@ -201,10 +204,13 @@ class Engine:
     @torch.no_grad()
     def _render_kept(self, kept: Encoding, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
         start, length = 0, min(plan.length for _, plan in steps)
+        if len(kept) == 1:
+            kept = kept.to(self.device)
         while start < length:
             self.services.check_interrupt()
             stop = min(start + self.chunk, length)
-            yield self._finish(self._run_steps(_slice(kept, start, stop), steps, start, stop - start))
+            part = _slice(kept, start, stop).to(self.device)
+            yield self._finish(self._run_steps(part, steps, start, stop - start))
             start = stop
 
     def _run_steps(self, encoding: Encoding, steps: Sequence[RenderStep], start: int, count: int) -> Tensor:

@@ -76,7 +76,7 @@ def engine(model: LoadedModel, progress: Progress | None = None) -> Engine:
         check_interrupt=check_interrupt,
         free_memory=memory.soft_empty_cache,
     )
-    return Engine(model.checkpoint, device, chunk, services)
+    return Engine(model.checkpoint, device, chunk, services, storage=memory.intermediate_device())
 
 
 def gather(chunks: Iterator[torch.Tensor], length: int, progress: Progress | None = None) -> torch.Tensor:

@@ -26,6 +26,10 @@ class Encoding:
     def __len__(self) -> int:
         return self.w.shape[0]
 
+    def to(self, device: torch.device | str) -> Encoding:
+        """The encoding on another device."""
+        return Encoding(self.w.to(device), tuple(f.to(device) for f in self.features))
+
     @property
     def nbytes(self) -> int:
         """Memory the encoding holds, in bytes."""
