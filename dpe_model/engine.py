@@ -45,9 +45,9 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
         raise DPEError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if precision != "auto":
         return _DTYPES[precision]
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if torch.device(device).type == "cuda":
+        # From compute capability 8 on bfloat16 runs in hardware; before, PyTorch would emulate it.
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     return torch.float32
 
 
