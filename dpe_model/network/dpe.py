@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .config import BRANCHES, Branch, NetworkConfig
 from .encoder import Encoder, Encoding, expand_encoding
 from .generator import Generator
-from .layers import EqualLinear, Folding
+from .layers import ConvWeight, EqualConv, EqualLinear, Folding, ModulatedConv
 from .motion_editing import CollapsedMotion, Direction, linear_stack
 
 
@@ -57,7 +57,21 @@ class DPENetwork(nn.Module):
                     module.fold()
             self.requires_grad_(False).eval()
         self._cast_convolutions(dtype)
+        if dtype != torch.float32:
+            self._to_channels_last()
         return self
+
+    def _to_channels_last(self) -> None:
+        """Keep the channels of a pixel side by side: two to three times faster on CPUs in half precision.
+
+        Not in float32, where the other order of summation costs some of the agreement with the published numbers.
+        """
+        self.enc.channels_last = True
+        for module in self.modules():
+            if isinstance(module, ModulatedConv):
+                module.to_channels_last()
+            elif isinstance(module, ConvWeight | EqualConv):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
     def _cast_convolutions(self, dtype: torch.dtype) -> None:
         full_precision = {id(p) for m in self.modules() if isinstance(m, EqualLinear) for p in m.parameters()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import NetworkConfig
-from .layers import ConvLayer, EqualConv, is_channels_last
+from .layers import ConvLayer, EqualConv
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ class Encoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.net_app = EncoderApp(config)
+        self.channels_last = False
 
     def forward(self, images: Tensor, with_features: bool = True) -> Encoding:
         dtype = next(self.parameters()).dtype
         images = images.to(dtype)
-        if is_channels_last(next(self.parameters())):  # the inference form; see Folding
+        if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.net_app(images, with_features)
 

@@ -124,7 +124,9 @@ class Generator(nn.Module):
             x = self.convs[2 * i + 1](x, z)
             maps.append(self.to_flows[i](x, z, maps[-1] if maps else None))
             fetched, mask = warp(level, maps[-1])
-            rgb = self.to_rgbs[i](fetched * mask, rgb)
-            x = torch.lerp(x, fetched, mask)
+            warped = fetched * mask
+            rgb = self.to_rgbs[i](warped, rgb)
+            keep = 1.0 - mask
+            x = torch.addcmul(warped, x, keep) if torch.is_grad_enabled() else x.mul_(keep).add_(warped)
         assert rgb is not None
         return rgb, maps

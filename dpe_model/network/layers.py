@@ -4,8 +4,7 @@ Two things make them fast without changing what is computed:
 
 * *Folding.* Equalised learning rate scales a weight by 1/sqrt(fan_in), the activation scales its output by sqrt(2),
   a residual sum by 1/sqrt(2). The leaky ReLU commutes with positive factors, so all of them are one factor on weight
-  and bias: computed on the fly in training, multiplied in once for inference (`fold`). Folded weights also lie in
-  channels-last order, in which convolutions and sampling run several times faster on CPUs.
+  and bias: computed on the fly in training, multiplied in once for inference (`fold`).
 * *Modulation of activations.* A convolution with the weight `W * style` equals a convolution of `x * style` with the
   shared `W`; demodulation is a factor on the output. No weights per sample, any batch size.
 
@@ -125,7 +124,7 @@ class EqualConv(Folding):
         self.scale = 1.0 / math.sqrt(in_channels * kernel**2)
 
     def _fold(self) -> None:
-        self.weight.data = (self.weight * self.scale).contiguous(memory_format=torch.channels_last)
+        self.weight.mul_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight if self.folded else self.weight * self.scale)
@@ -183,8 +182,7 @@ class ConvLayer(Folding):
         return self.get_submodule("2" if self.down else "1") if self.activate else None  # type: ignore[return-value]
 
     def _fold(self) -> None:
-        weight = self.conv.weight
-        weight.data = (weight * (self.conv.scale * self.gain)).contiguous(memory_format=torch.channels_last)
+        self.conv.weight.mul_(self.conv.scale * self.gain)
         if self.act is not None:
             self.act.bias.mul_(self.gain)
 
@@ -225,8 +223,12 @@ class ModulatedConv(Folding):
         return weight.float().square().sum((2, 3))
 
     def _fold(self) -> None:
-        weight = self.weight[0] * self.scale
-        self.demodulation = self._energy(weight)
+        self.weight.mul_(self.scale)
+        self.demodulation = self._energy(self.weight[0])
+
+    def to_channels_last(self) -> None:
+        """Lay the weight out for channels-last convolutions."""
+        weight = self.weight.data[0]
         # A transposed convolution takes [in, out, k, k]: that view of the weight is the one to be channels-last.
         if self.up:
             weight = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last).transpose(0, 1)
