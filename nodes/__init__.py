@@ -3,7 +3,8 @@
 from .examples import install_examples
 from .load import LoadDPEModel, register_model_folder
 from .motion import EditLatent, EncodeMotion, LoadMotion, SaveMotion
-from .portrait import CropPortrait, PasteBack
+from .paste import PasteBack
+from .portrait import CropPortrait
 from .render import RenderExpression, RenderPose
 
 NODES = (

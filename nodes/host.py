@@ -15,9 +15,10 @@ from ..dpe_model.checkpoint import Checkpoint
 from ..dpe_model.engine import Engine, Services
 from ..dpe_model.frames import to_uint8
 
-BYTES_A_FRAME = {torch.float32: 180 * 2**20}
-"""Working memory of one 256 px picture in flight (features of source and generator), by precision."""
+BYTES_A_FRAME = 180 * 2**20
+"""Working memory of one 256 px picture in flight (features of source and generator) in float32."""
 BYTES_A_FRAME_HALF = 100 * 2**20
+"""The same in half precision."""
 PREVIEW_SIZE = 512
 
 
@@ -67,7 +68,7 @@ def engine(model: LoadedModel, progress: Progress | None = None) -> Engine:
     """An engine on the host's device, the network loaded there and room made for one chunk."""
     device = model.patcher.load_device
     half = model.checkpoint.network.compute_dtype != torch.float32
-    each = BYTES_A_FRAME_HALF if half else BYTES_A_FRAME[torch.float32]
+    each = BYTES_A_FRAME_HALF if half else BYTES_A_FRAME
     scale = (model.checkpoint.config.size / 256) ** 2
     chunk = 4 if memory.is_device_cpu(device) else 16
     memory.load_models_gpu([model.patcher], memory_required=int(each * scale * chunk), force_full_load=True)
