@@ -4,7 +4,7 @@ from .crop import Crop, crop_frames, frame_portraits
 from .detect import DETECTORS, load_detector
 from .face import DetectorError, Face, FaceDetector
 from .mask import face_mask, feather_mask
-from .paste import paste_back
+from .paste import PasteOptions, Paster, paste_back
 from .track import Track, track_faces
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "DetectorError",
     "Face",
     "FaceDetector",
+    "PasteOptions",
+    "Paster",
     "Track",
     "crop_frames",
     "face_mask",

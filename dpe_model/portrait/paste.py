@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +17,112 @@ from .crop import Crop, as_array, check_fit
 from .mask import face_mask, feather_mask
 from .warp import corners, invert, shifted, warp
 
-COLOUR_MATCH = ("none", "mean_std")
+MASKS = ("face", "crop", "parsing")
+COLOUR_MATCH = ("none", "mean_std", "histogram")
 MAX_CONTRAST = 2.0
 """Most that colour matching may stretch or flatten a channel."""
+
+
+@dataclass(frozen=True)
+class PasteOptions:
+    """How edited crops are put back.
+
+    Attributes:
+        mask: "face" (a soft shape around the landmarks), "crop" (all of the crop, feathered) or "parsing" (the face
+            as a parsing network sees it, in source and edit; needs `parsing_weights`).
+        feather: width of the mask's soft edge, in sides of the crop, 0..0.5.
+        grow: size of the face's mask, 0.1..4; 1 covers a face from forehead to below the chin.
+        colour_match: "none", or give the edit the colours the frame has under the mask: "mean_std" or "histogram".
+        detail: how much of the frame's fine detail is carried over where the edit moved nothing, 0..1.
+        parsing_weights: the file of the face-parsing network (BiSeNet, 19 classes).
+        mask_smoothing: how steady the mask is over time: standard deviation in frames, 0..50.
+
+    Raises:
+        ValueError: an unknown choice, or a number out of range.
+    """
+
+    mask: str = "face"
+    feather: float = 0.15
+    grow: float = 1.0
+    colour_match: str = "none"
+    detail: float = 0.0
+    parsing_weights: Path | None = None
+    mask_smoothing: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_choice("mask", self.mask, MASKS)
+        check_choice("colour_match", self.colour_match, COLOUR_MATCH)
+        check_range("feather", self.feather, 0.0, 0.5, " (in sides of the crop)")
+        check_range("grow", self.grow, 0.1, 4.0)
+        check_range("detail", self.detail, 0.0, 1.0)
+        check_range("mask_smoothing", self.mask_smoothing, 0.0, 50.0, " (frames)")
+        if self.mask == "parsing" and self.parsing_weights is None:
+            raise ValueError(
+                "mask: parsing needs the weights of the face-parsing network. Name the file (79999_iter.pth, as "
+                "published with the face-parsing project), or choose face or crop."
+            )
+
+
+class Paster:
+    """Puts the edited crops of one clip back into its frames, chunk by chunk.
+
+    What is smoothed over time is the same however the clip is cut into chunks.
+    """
+
+    def __init__(self, options: PasteOptions, crop: Crop, device: torch.device | str = "cpu") -> None:
+        self.options = options
+        self.crop = crop
+        self.device = torch.device(device)
+        self._next = 0
+
+    def paste(
+        self,
+        frames: Tensor,
+        edited: Tensor,
+        start: int,
+        own_mask: Tensor | None = None,
+        portraits: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Paste one chunk; chunks come in order, from frame 0 on, none left out.
+
+        Args:
+            frames: [n, H, W, 3] uint8 or floating point.
+            edited: [n, S, S, 3] the edited crops.
+            start: the first frame's place in the clip.
+            own_mask: a mask instead of the automatic one, [n, h, w], [1, h, w] or [h, w] in 0..1: of the full frames'
+                size, or square, in the crop.
+            portraits: [n, s, s, 3] the crops before the edit, if at hand (they are cut again otherwise).
+
+        Returns:
+            The frames [n, H, W, 3] in their dtype on the CPU, and the mask [n, H, W] float32 that was used. Where the
+            mask is 0 the result equals the frame bit for bit.
+
+        Raises:
+            FrameError: chunks out of order, numbers or sizes that do not fit, NaN or infinite values.
+        """
+        if start != self._next:
+            raise FrameError(f"Expected the chunk that starts at frame {self._next}, got one that starts at {start}.")
+        part = self.crop[start : start + len(frames)]
+        mask = own_mask
+        if mask is None and (self.options.mask == "crop" or part.landmarks is None):
+            mask = feather_mask(part.size, self.options.feather)
+        elif mask is None:
+            mask = face_mask(part, grow=self.options.grow, feather=self.options.feather)
+        out = paste_back(frames, edited, part, mask, self.options.colour_match)
+        self._next = start + len(frames)
+        return out
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise a ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
+
+
+def check_range(name: str, value: float, low: float, high: float, unit: str = "") -> None:
+    """Raise a ValueError unless `value` is a number in low..high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low:g}..{high:g}{unit}, got {value}.")
 
 
 def paste_back(
@@ -44,8 +149,7 @@ def paste_back(
         FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
         ValueError: an unknown `colour_match`.
     """
-    if colour_match not in COLOUR_MATCH:
-        raise ValueError(f"colour_match: expected one of {', '.join(COLOUR_MATCH)}, got {colour_match!r}.")
+    check_choice("colour_match", colour_match, COLOUR_MATCH)
     frames, edited = check_frames(frames), check_frames(edited, "edited")
     check_fit(frames, crop)
     _check_edited(frames, edited)
@@ -78,7 +182,7 @@ def _paste_one(
     new = _as_unit(warp(edited, _to_frame(matrix, edited.shape[0], left, top), size))
     region = frame[top:bottom, left:right]
     old = _as_unit(region)
-    if colour_match == "mean_std":
+    if colour_match != "none":
         new = matched(new, old, alpha)
     blended = old + alpha[..., None] * (new - old)
     if frame.dtype == np.uint8:
