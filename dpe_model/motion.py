@@ -35,6 +35,9 @@ EDIT_MODES: tuple[EditMode, ...] = ("absolute", "relative")
 
 FORMAT = "dpe-motion"
 
+SNAP = 1e-6
+"""How near, in frames, a place between two frames must be to one to be that frame."""
+
 
 @dataclass(frozen=True)
 class Motion:
@@ -43,12 +46,15 @@ class Motion:
     Attributes:
         alpha: [N, M] float32 on the CPU; M = 20 for the published network.
         checkpoint: fingerprint of the checkpoint that measured it.
-        fps: frames per second, where known.
+        fps: frames per second, where known; the average where `times` are given.
+        times: [N] float64 on the CPU: each frame's time in seconds, increasing, the first at 0, for clips whose rate
+            varies; None where frame i lies at i / fps.
     """
 
     alpha: Tensor
     checkpoint: str
     fps: float | None = None
+    times: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.alpha.ndim != 2 or 0 in self.alpha.shape:
@@ -57,6 +63,15 @@ class Motion:
             frames = (~torch.isfinite(self.alpha)).any(1).nonzero().flatten()[:5].tolist()
             raise MotionError(f"motion: expected finite numbers, found NaN or infinity at frames {frames}.")
         object.__setattr__(self, "alpha", self.alpha.detach().to("cpu", torch.float32))
+        if self.times is None:
+            return
+        times = self.times.detach().to("cpu", torch.float64)
+        if self.fps is None or times.shape != (len(self),) or float(times[0]) != 0.0 or bool((times.diff() <= 0).any()):
+            raise MotionError(
+                f"motion: expected fps and {len(self)} increasing times from 0 on, got fps {self.fps} and times "
+                f"{list(times.shape)}."
+            )
+        object.__setattr__(self, "times", times)
 
     def __len__(self) -> int:
         return self.alpha.shape[0]
@@ -70,7 +85,10 @@ class Motion:
         path = Path(path)
         metadata = {"format": FORMAT, "checkpoint": self.checkpoint, "fps": json.dumps(self.fps)}
         try:
-            write_safetensors(path, {"alpha": self.alpha.contiguous()}, metadata)
+            tensors = {"alpha": self.alpha.contiguous()}
+            if self.times is not None:
+                tensors["times"] = self.times.contiguous()
+            write_safetensors(path, tensors, metadata)
         except (OSError, SafetensorError) as error:
             raise MotionError(f"{path}: the motion cannot be written ({error}). Choose another place.") from error
 
@@ -87,21 +105,50 @@ class Motion:
                 if metadata.get("format") != FORMAT or "alpha" not in file.keys():  # noqa: SIM118
                     raise MotionError(f"{path}: expected a motion saved by this pack, found another safetensors file.")
                 fps = json.loads(metadata.get("fps", "null"))
-                return cls(file.get_tensor("alpha"), metadata.get("checkpoint", ""), fps)
+                times = file.get_tensor("times") if "times" in file.keys() else None  # noqa: SIM118
+                return cls(file.get_tensor("alpha"), metadata.get("checkpoint", ""), fps, times)
         except (SafetensorError, OSError, ValueError) as error:
             raise MotionError(f"{path}: the motion cannot be read ({error}).") from error
 
-    def resampled(self, fps: float) -> Motion:
-        """This motion on another clock, linearly interpolated; unchanged where its own rate is unknown or the same."""
-        if self.fps is None or abs(self.fps - fps) < 1e-6 * fps:
-            return self
-        count = max(1, round(len(self) * fps / self.fps))
-        at = torch.arange(count, dtype=torch.float64) * (self.fps / fps)
-        at = at.clamp(max=len(self) - 1)
-        low = at.floor().long()
+    @property
+    def duration(self) -> float:
+        """Seconds it lasts, the last frame as long as an average one; frames, where the rate is unknown."""
+        if self.times is not None and self.fps is not None:
+            return float(self.times[-1]) + 1.0 / self.fps
+        return len(self) / (self.fps or 1.0)
+
+    def positions(self, seconds: Tensor) -> Tensor:
+        """Which of its frames is seen at each time: [n] float64, between two frames where the time is, 0..N-1.
+
+        Args:
+            seconds: [n] float64, seconds from the first frame on; frames, where the rate is unknown.
+        """
+        seconds = seconds.to(torch.float64)
+        if self.times is None:
+            at = seconds * (self.fps or 1.0)
+        else:
+            low = (torch.searchsorted(self.times, seconds.contiguous(), right=True) - 1).clamp(0, max(len(self) - 2, 0))
+            step = self.times[(low + 1).clamp(max=len(self) - 1)] - self.times[low]
+            at = low + ((seconds - self.times[low]) / step.clamp(min=1e-9)).clamp(max=1.0)
+        nearest = at.round()
+        # Times are not exact in binary: what is meant to be a frame is that frame, bit for bit.
+        return torch.where((at - nearest).abs() < SNAP, nearest, at).clamp(0, len(self) - 1)
+
+    def at(self, frames: Tensor) -> Tensor:
+        """Alpha [n, M] at frames, int64, or float64 for places between two frames, linearly interpolated."""
+        if not frames.is_floating_point():
+            return self.alpha[frames]
+        low = frames.floor().long().clamp(0, len(self) - 1)
         high = (low + 1).clamp(max=len(self) - 1)
-        weight = (at - low).to(torch.float32)[:, None]
-        return Motion(torch.lerp(self.alpha[low], self.alpha[high], weight), self.checkpoint, fps)
+        return torch.lerp(self.alpha[low], self.alpha[high], (frames - low).to(torch.float32)[:, None])
+
+    def resampled(self, fps: float) -> Motion:
+        """This motion at a constant rate, linearly interpolated; unchanged where its own is unknown or the same."""
+        if self.fps is None or (self.times is None and abs(self.fps - fps) < 1e-6 * fps):
+            return self
+        count = max(1, round(self.duration * fps))
+        at = self.positions(torch.arange(count, dtype=torch.float64) / fps)
+        return Motion(self.at(at), self.checkpoint, fps)
 
     def require_checkpoint(self, fingerprint: str, what: str = "motion") -> None:
         """Refuse a motion measured by another checkpoint, whose numbers mean something else.
@@ -146,12 +193,11 @@ class Edit:
 
         Args:
             source: the source's own alpha [n, M], any device.
-            frames: the driver's frame for each of them, [n] int64.
+            frames: the driver's frame for each of them, [n] int64, or float64 for places between two frames.
         """
-        driver = self.driver.alpha.to(source.device)
-        target = driver[frames.to(source.device)]
+        target = self.driver.at(frames).to(source.device)
         if self.mode == "relative":
-            target = source + (target - driver[self.reference])
+            target = source + (target - self.driver.alpha[self.reference].to(source.device))
         return (1.0 - self.strength) * source + self.strength * target
 
 
@@ -173,6 +219,46 @@ def driver_frames(count: int, length: int, policy: LengthPolicy) -> Tensor:
     raise MotionError(f"length policy: expected one of {', '.join(LENGTH_POLICIES)}, got {policy!r}.")
 
 
+def driver_positions(driver: Motion, seconds: Tensor, policy: LengthPolicy) -> Tensor:
+    """Which of a driver's frames drives at each time of another clock; as `driver_frames`, by time instead of number.
+
+    Both clocks start at 0 with their first frames.
+
+    Args:
+        driver: the motion. Where its rate is unknown, its frames are taken one by one.
+        seconds: [n] float64, increasing from 0.
+        policy: what happens past the driver's end.
+
+    Returns:
+        [n] float64 in 0..len(driver)-1.
+
+    Raises:
+        MotionError: an unknown policy.
+    """
+    if driver.fps is None:
+        return driver_frames(len(driver), len(seconds), policy).to(torch.float64)
+    if policy == "loop":
+        # Snapped in frames too, so that the first frame comes again when it is due, not one later.
+        turns = torch.floor(seconds / driver.duration + SNAP / len(driver))
+        return driver.positions((seconds - turns * driver.duration).clamp(min=0.0))
+    if policy == "ping_pong":
+        last = driver.duration - 1.0 / driver.fps
+        if len(driver) == 1:
+            return torch.zeros_like(seconds)
+        phase = seconds % (2.0 * last)
+        return driver.positions(torch.minimum(phase, 2.0 * last - phase))
+    if policy in ("trim", "hold"):
+        return driver.positions(seconds)
+    raise MotionError(f"length policy: expected one of {', '.join(LENGTH_POLICIES)}, got {policy!r}.")
+
+
+def reached(driver: Motion, seconds: Tensor) -> int:
+    """How many of these times [n], increasing from 0, lie before the driver's end; at least 1."""
+    if driver.fps is None:
+        return min(len(driver), len(seconds))
+    return max(1, int((seconds < driver.duration - SNAP / driver.fps).sum()))
+
+
 def output_length(source: int, drivers: Sequence[int], policy: LengthPolicy) -> int:
     """Frames of the result of driving `source` frames (1 = a still, repeated) by drivers of these lengths."""
     if not drivers:
@@ -184,7 +270,7 @@ def output_length(source: int, drivers: Sequence[int], policy: LengthPolicy) -> 
 
 @dataclass(frozen=True)
 class EditPlan:
-    """Edits laid out in time: for every output frame, the frame of each driver.
+    """Edits laid out in time: for every output frame, the frame of each driver (or a place between two).
 
     Several edits apply one after the other, each to the result of the one before.
     """
@@ -197,6 +283,12 @@ class EditPlan:
     def make(cls, edits: Sequence[Edit], length: int, policy: LengthPolicy) -> EditPlan:
         """Lay out edits over `length` output frames."""
         return cls(length, tuple(edits), tuple(driver_frames(len(e.driver), length, policy) for e in edits))
+
+    @classmethod
+    def on_clock(cls, edits: Sequence[Edit], seconds: Tensor, policy: LengthPolicy) -> EditPlan:
+        """Lay out edits over output frames shown at these times [n], in seconds, increasing from 0."""
+        places = tuple(driver_positions(e.driver, seconds, policy) for e in edits)
+        return cls(len(seconds), tuple(edits), places)
 
     def apply(self, source: Tensor, start: int) -> Tensor:
         """Edited alpha [n, M] for the output frames from `start` on, given the source's own alpha [n, M]."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..bundled import DRIVING_CLIP
 from ..jobs import EditVideoJob, edit_video
-from ..jobs.edit_video import MASKS
-from ..portrait.paste import COLOUR_MATCH
-from . import options
+from ..jobs.edit_video import RESULTS, EditOptions
+from . import options, paste_options
 
 NAME = "edit-video"
 HELP = "Edit a person inside a full-frame video: crop, drive, paste back; sound, rate and length are kept."
@@ -22,31 +21,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="the full-frame video")
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the edited video")
+    add_edit_options(parser)
+    options.add_model_options(parser)
+
+
+def add_edit_options(parser: argparse.ArgumentParser) -> None:
+    """What is edited and how, apart from the files and the model."""
     options.add_driver_options(parser, "exp", ("hold", "loop", "ping_pong"))
+    parser.add_argument("--result", choices=RESULTS, default="frame", help="the full frames, or the portrait alone")
     options.add_crop_when(parser, "--driver-crop", "cut out the driver's face first; auto: where it is not square")
     options.add_crop_options(parser)
-    group = parser.add_argument_group("pasting back")
-    group.add_argument("--mask", choices=MASKS, default="face", help="what is replaced (default: face)")
-    group.add_argument("--feather", type=float, default=0.15, help="soft edge, in sides of the crop (default: 0.15)")
-    group.add_argument("--colour-match", choices=COLOUR_MATCH, default="none", help="match the frame's colours")
-    options.add_model_options(parser)
+    paste_options.add_paste_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    job = EditVideoJob(
-        source=arguments.source,
-        drivers=options.drivers(arguments, DRIVING_CLIP),
-        output=arguments.output,
-        model=options.model_options(arguments),
-        crop_options=options.crop_options(arguments),
-        driver_crop=arguments.driver_crop,
-        mask=arguments.mask,
-        feather=arguments.feather,
-        colour_match=arguments.colour_match,
-    )
-    if job.drivers.pose is not None:
-        logger.warning("After a pose edit the neck may no longer fit the body; look at the seams.")
-    frames = edit_video(job, options.ProgressBars())
+    frames = edit_video(job(arguments, arguments.source, arguments.output), options.ProgressBars())
     logger.info("%s: %d frames", arguments.output, frames)
     return 0
+
+
+def job(arguments: argparse.Namespace, source: Path, output: Path) -> EditVideoJob:
+    """What was asked for, as a job."""
+    asked = EditVideoJob(
+        source=source,
+        drivers=options.drivers(arguments, DRIVING_CLIP),
+        output=output,
+        model=options.model_options(arguments),
+        driver_crop=arguments.driver_crop,
+        options=EditOptions(options.crop_options(arguments), paste_options.paste_options(arguments), arguments.result),
+    )
+    if asked.drivers.pose is not None and arguments.result == "frame":
+        logger.warning("After a pose edit the neck may no longer fit the body; look at the seams.")
+    return asked

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
-from torch import Tensor
-
-from ..engine import Engine, RenderStep
+from ..engine import Engine
 from ..errors import VideoError
-from ..motion import Motion, output_length
+from ..overlap import Behind
 from ..video import FrameWriter, as_fps, open_frames, probe
 from ..video.writer import PICTURES
 from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
-from .setup import READ_CHUNK, Clock, Drivers, ModelOptions, measure_drivers
+from .setup import Drivers, ModelOptions, kept_length, lay_out, measure_drivers, source_clock, still_clock
+from .stream import AHEAD, stream
 
 DEFAULT_FPS = 25.0
 
@@ -54,44 +51,61 @@ def drive(job: DriveJob, reporter: Reporter | None = None) -> int:
     inputs = [job.source, *job.drivers.paths()]
     FrameWriter.check(job.output, *inputs)
     engine = job.model.engine()
-    source = open_frames(job.source)
+    source = open_frames(job.source, read_ahead=AHEAD)
     clip = open_portraits(source, job.crop, job.crop_options, engine.size, reporter, "source")
-    clock = Clock(len(source), float(source.info.fps)) if len(source) > 1 else None
-    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter, clock)
-    fps = _output_fps(clip, list(motions.values()))
-    edits = job.drivers.edits(motions, float(fps))
-    length = output_length(len(clip.source), [len(e.driver) for e in edits.values()], job.drivers.length)
-    _check_kind(job.output, length)
-    steps = job.drivers.steps(edits, length)
+    if len(source) > 1:
+        return _drive_clip(job, engine, clip, inputs, reporter)
+    return _drive_still(job, engine, clip, inputs, reporter)
+
+
+def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[Path], reporter: Reporter) -> int:
+    """The clip's frames, on the clip's clock."""
+    info, policy = clip.source.info, job.drivers.length
+    seconds = source_clock(clip.source)
+    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter, seconds)
+    edits = job.drivers.edits(motions)
+    seconds = seconds[: kept_length(seconds, edits.values(), policy)]
+    _check_kind(job.output, len(seconds))
+    with FrameWriter(
+        job.output,
+        info.fps,
+        audio_from=job.source if info.has_audio and _takes_sound(job) else None,
+        timestamps="given" if info.kind == "video" else "constant",
+        sources=inputs,
+        colour=info.colour,
+    ) as writer:
+        stream(engine, clip, lay_out(edits, seconds, policy), writer, reporter)
+    return writer.frames
+
+
+def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[Path], reporter: Reporter) -> int:
+    """One picture, for as long as its drivers go."""
+    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter)
+    edits = job.drivers.edits(motions)
+    fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), DEFAULT_FPS))
+    seconds = still_clock(edits.values(), float(fps), job.drivers.length)
+    _check_kind(job.output, len(seconds))
+    steps = lay_out(edits, seconds, job.drivers.length)
+    sound = _sound_of(job.drivers) if _takes_sound(job) else None
     with (
-        FrameWriter(job.output, fps, audio_from=_sound(job, clip), sources=inputs) as writer,
-        reporter.stage("render", length) as count,
+        FrameWriter(job.output, fps, audio_from=sound, sources=inputs) as writer,
+        reporter.stage("render", len(seconds)) as count,
+        Behind(writer.write, AHEAD) as writing,
     ):
-        for frames in _render(engine, clip, steps):
-            writer.write(frames)
+        for frames in engine.render_still(next(clip.chunks(1)), steps):
+            writing.add(frames)
             count(len(frames))
     return writer.frames
 
 
-def _render(engine: Engine, clip: PortraitClip, steps: list[RenderStep]) -> Iterator[Tensor]:
-    if len(clip.source) > 1:
-        return engine.render_stream(clip.chunks(READ_CHUNK), steps)
-    return engine.render_still(next(clip.chunks(1)), steps)
+def _takes_sound(job: DriveJob) -> bool:
+    return job.sound and job.output.suffix != "" and job.output.suffix.lower() not in PICTURES
 
 
-def _output_fps(clip: PortraitClip, drivers: list[Motion]) -> Fraction:
-    if len(clip.source) > 1:
-        return clip.source.info.fps
-    known = [d.fps for d in drivers if d.fps is not None]
-    return as_fps(known[0] if known else DEFAULT_FPS)
-
-
-def _sound(job: DriveJob, clip: PortraitClip) -> Path | None:
-    if not job.sound or job.output.suffix == "" or job.output.suffix.lower() in PICTURES:
-        return None
-    candidates = [job.source] if len(clip.source) > 1 else job.drivers.paths()
-    candidates = [p for p in candidates if p.suffix != ".safetensors"]
-    return next((p for p in candidates if probe(p).has_audio), None)
+def _sound_of(drivers: Drivers) -> Path | None:
+    """The first driver that can be heard."""
+    clips = [path for path in drivers.paths() if path.suffix != ".safetensors"]
+    return next((path for path in clips if probe(path).has_audio), None)
 
 
 def _check_kind(output: Path, length: int) -> None:

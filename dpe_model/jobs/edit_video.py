@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
-from torch import Tensor
-
+from ..checkpoint import Role
+from ..engine import Engine
 from ..errors import MotionError
-from ..portrait import Crop, crop_frames, face_mask, feather_mask, paste_back
-from ..video import FrameWriter, open_frames
-from .portraits import CropOptions, CropWhen, find_crop
+from ..motion import Edit, LengthPolicy
+from ..portrait import Crop, PasteOptions, Paster
+from ..video import FrameSource, FrameWriter, open_frames
+from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
 from .report import Reporter, Silent
-from .setup import Clock, Drivers, ModelOptions, measure_drivers
+from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
+from .stream import AHEAD, Preview, stream
 
-MASKS = ("face", "crop")
+Result = Literal["frame", "portrait"]
+RESULTS: tuple[Result, ...] = ("frame", "portrait")
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How an edited clip is made, apart from who is edited by whom.
+
+    Attributes:
+        crop: how the person is found and framed.
+        paste: how the edited portraits are put back.
+        result: "frame", the full frames with the edit, or "portrait", the edited portraits alone.
+        overlap: chunks that decoding, pasting and encoding may be apart; 0 does one after the other.
+    """
+
+    crop: CropOptions = field(default_factory=CropOptions)
+    paste: PasteOptions = field(default_factory=PasteOptions)
+    result: Result = "frame"
+    overlap: int = AHEAD
+
+    def __post_init__(self) -> None:
+        if self.result not in RESULTS:
+            raise ValueError(f"result: expected one of {', '.join(RESULTS)}, got {self.result!r}.")
 
 
 @dataclass(frozen=True)
@@ -26,32 +53,38 @@ class EditVideoJob:
         drivers: who drives; the expression as a rule, since after a pose edit the neck no longer fits.
         output: the edited clip, as many frames as the source.
         model: which model runs where.
-        crop_options: how the person is found and framed.
         driver_crop: whether the driver's face is cut out first; "auto" does so where frames are not square.
-        mask: "face" (by landmarks) or "crop" (all of it, feathered).
-        feather: width of the mask's soft edge, in sides of the crop.
-        colour_match: see `dpe_model.portrait.paste_back`.
+        options: how it is made.
     """
 
     source: Path
     drivers: Drivers
     output: Path
     model: ModelOptions = field(default_factory=ModelOptions)
-    crop_options: CropOptions = field(default_factory=CropOptions)
     driver_crop: CropWhen = "auto"
-    mask: str = "face"
-    feather: float = 0.15
-    colour_match: str = "none"
+    options: EditOptions = field(default_factory=EditOptions)
 
     def __post_init__(self) -> None:
-        if self.drivers.length == "trim":
-            raise MotionError("length: an edited video keeps its length; choose hold, loop or ping_pong.")
-        if self.mask not in MASKS:
-            raise MotionError(f"mask: expected one of {', '.join(MASKS)}, got {self.mask!r}.")
+        check_length(self.drivers.length)
 
 
-def edit_video(job: EditVideoJob, reporter: Reporter | None = None) -> int:
+def check_length(length: LengthPolicy) -> None:
+    """Refuse to shorten an edited video.
+
+    Raises:
+        MotionError: `length` is "trim".
+    """
+    if length == "trim":
+        raise MotionError("length: an edited video keeps its length; choose hold, loop or ping_pong.")
+
+
+def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engine | None = None) -> int:
     """Run the job, streaming from file to file; sound and time stamps are kept. Returns the number of frames written.
+
+    Args:
+        job: what to do.
+        reporter: shows progress.
+        engine: one that is open already, instead of the job's model.
 
     Raises:
         DPEError: any input that cannot be used, or an output that cannot be written, before rendering starts.
@@ -59,35 +92,60 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None) -> int:
     reporter = reporter or Silent()
     inputs = [job.source, *job.drivers.paths()]
     FrameWriter.check(job.output, *inputs)
-    engine = job.model.engine()
-    source = open_frames(job.source)
-    crop = find_crop(source, job.crop_options, engine.size, reporter, "source")
-    clock = Clock(len(crop), float(source.info.fps))
-    motions = measure_drivers(engine, job.drivers, job.driver_crop, job.crop_options, reporter, clock)
-    steps = job.drivers.steps(job.drivers.edits(motions, float(source.info.fps)), len(crop))
-    moving = source.info.kind == "video"
-    with (
-        FrameWriter(
-            job.output,
-            source.info.fps,
-            audio_from=job.source if source.info.has_audio else None,
-            timestamps="given" if moving else "constant",
-            sources=inputs,
-        ) as writer,
-        reporter.stage("edit", len(crop)) as count,
-    ):
-        start = 0
-        for frames, times in source.timed_chunks(engine.chunk):
-            part = crop[start : start + len(frames)]
-            edited = engine.render_chunk(crop_frames(frames, part, engine.size), steps, start)
-            pasted, _ = paste_back(frames, edited, part, _mask(job, part), job.colour_match)
-            writer.write(pasted, times if moving else None)
-            count(len(frames))
-            start += len(frames)
+    engine = engine or job.model.engine()
+    source = open_frames(job.source, read_ahead=job.options.overlap)
+    crop = find_crop(source, job.options.crop, engine.size, reporter, "source")
+    motions = measure_drivers(
+        engine, job.drivers, job.driver_crop, job.options.crop, reporter, source_clock(source)[: len(crop)]
+    )
+    edits = job.drivers.edits(motions)
+    sound = job.source if source.info.has_audio else None
+    return edit_clip(engine, source, crop, edits, job.drivers.length, job.output, job.options, reporter, sound, inputs)
+
+
+def edit_clip(
+    engine: Engine,
+    source: FrameSource,
+    crop: Crop,
+    edits: Mapping[Role, Edit],
+    length: LengthPolicy,
+    output: Path,
+    options: EditOptions,
+    reporter: Reporter,
+    sound: Path | None = None,
+    inputs: list[Path] | None = None,
+    preview: Preview | None = None,
+) -> int:
+    """Edit an opened clip whose person is found and whose drivers are measured, into a file.
+
+    Args:
+        engine: renders.
+        source: the full frames.
+        crop: where the person is in each of them.
+        edits: what is edited, by role.
+        length: what happens where a driver is shorter than the clip.
+        output: the file to write.
+        options: how.
+        reporter: shows progress.
+        sound: the file whose sound goes along, in step with the source's time stamps.
+        inputs: files that the output must not replace.
+        preview: shown a finished frame now and then.
+
+    Returns:
+        The number of frames written: as many as the crop has.
+    """
+    check_length(length)
+    info, full = source.info, options.result == "frame"
+    steps = lay_out(edits, source_clock(source)[: len(crop)], length)
+    with FrameWriter(
+        output,
+        info.fps,
+        audio_from=sound,
+        timestamps="given" if info.kind == "video" else "constant",
+        sources=inputs or (),
+        colour=info.colour,
+        pixel_aspect=info.pixel_aspect if full else Fraction(1),
+    ) as writer:
+        paster = Paster(options.paste, crop, engine.device) if full else None
+        stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
     return writer.frames
-
-
-def _mask(job: EditVideoJob, crop: Crop) -> Tensor:
-    if job.mask == "crop" or crop.landmarks is None:
-        return feather_mask(crop.size, job.feather)
-    return face_mask(crop, feather=job.feather)

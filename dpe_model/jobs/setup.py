@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -15,14 +15,17 @@ from ..bundled import default_model
 from ..checkpoint import ROLES, Role, load_checkpoint
 from ..engine import Engine, Precision, RenderStep, resolve_precision
 from ..errors import DPEError, MotionError
-from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion
-from ..video import open_frames
+from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, output_length, reached
+from ..video import FrameSource, open_frames
 from .portraits import CropOptions, CropWhen, open_portraits
 from .report import Reporter
+from .stream import AHEAD, chunk_size
 
 logger = logging.getLogger(__name__)
 
 READ_CHUNK = 16
+EVEN = 1e-5
+"""How far, in seconds, time stamps may be from those of a constant rate to be that."""
 
 
 @dataclass(frozen=True)
@@ -93,31 +96,43 @@ class Drivers:
         """All drivers' files, each once."""
         return list(dict.fromkeys(p for role in self.roles if (p := self.path(role)) is not None))
 
-    def edits(self, motions: dict[Path, Motion], fps: float) -> dict[Role, Edit]:
-        """The edits, the drivers' motions brought to `fps`."""
+    def edits(self, motions: Mapping[Path, Motion]) -> dict[Role, Edit]:
+        """The edits, made from the drivers' motions."""
         edits: dict[Role, Edit] = {}
         for role in self.roles:
             path = self.path(role)
             assert path is not None
             strength = self.expression_strength if role == "expression" else self.pose_strength
-            edits[role] = Edit(motions[path].resampled(fps), strength, self.mode, self.reference)
+            edits[role] = Edit(motions[path], strength, self.mode, self.reference)
         return edits
 
-    def steps(self, edits: dict[Role, Edit], length: int) -> list[RenderStep]:
-        """The edits laid out over `length` frames, in rendering order."""
-        return [(role, EditPlan.make([edit], length, self.length)) for role, edit in edits.items()]
+
+def lay_out(edits: Mapping[Role, Edit], seconds: Tensor, policy: LengthPolicy) -> list[RenderStep]:
+    """Edits in rendering order over frames shown at these times [n], in seconds, increasing from 0."""
+    return [(role, EditPlan.on_clock([edits[role]], seconds, policy)) for role in ROLES if role in edits]
 
 
-@dataclass(frozen=True)
-class Clock:
-    """How long a moving source lasts: drivers need not be measured beyond it."""
+def source_clock(source: FrameSource) -> Tensor:
+    """When a clip's frames are shown: [N] float64, seconds since the first."""
+    return seconds_of(source.frame_times())
 
-    frames: int
-    fps: float
 
-    def driver_frames(self, fps: float) -> int:
-        """Frames of a driver at `fps` that the source's length reaches, with one to interpolate to."""
-        return math.ceil(self.frames * fps / self.fps) + 1
+def still_clock(edits: Iterable[Edit], fps: float, policy: LengthPolicy) -> Tensor:
+    """When the frames of a driven still are shown: [n] float64 seconds at a constant rate, as long as its drivers."""
+    lengths = [len(e.driver) if e.driver.fps is None else max(1, round(e.driver.duration * fps)) for e in edits]
+    return torch.arange(output_length(1, lengths, policy), dtype=torch.float64) / fps
+
+
+def kept_length(seconds: Tensor, edits: Iterable[Edit], policy: LengthPolicy) -> int:
+    """How many of a moving source's frames the result has: all, or under "trim" those that the drivers reach."""
+    if policy != "trim":
+        return len(seconds)
+    return min(reached(edit.driver, seconds) for edit in edits)
+
+
+def seconds_of(times: Sequence[Fraction]) -> Tensor:
+    """Time stamps as float64 seconds since the first."""
+    return torch.tensor([float(time - times[0]) for time in times], dtype=torch.float64)
 
 
 def measure_drivers(
@@ -126,36 +141,62 @@ def measure_drivers(
     when: CropWhen,
     options: CropOptions,
     reporter: Reporter,
-    clock: Clock | None = None,
+    clock: Tensor | None = None,
 ) -> dict[Path, Motion]:
     """The motion of every driver, each measured once or read from its motion file.
 
     With a `clock` only as much of a driver is measured as the source and the reference frame need.
     """
-    return {path: _measure(engine, path, drivers, when, options, reporter, clock) for path in drivers.paths()}
+    motions: dict[Path, Motion] = {}
+    for path in drivers.paths():
+        if path.suffix == ".safetensors":
+            motions[path] = Motion.load(path)
+            motions[path].require_checkpoint(engine.checkpoint.fingerprint, str(path))
+        else:
+            source = open_frames(path, read_ahead=AHEAD)
+            motions[path] = measure_clip(engine, source, when, options, reporter, clock, drivers.reference)
+    return motions
 
 
-def _measure(
+def measure_clip(
     engine: Engine,
-    path: Path,
-    drivers: Drivers,
+    source: FrameSource,
     when: CropWhen,
     options: CropOptions,
     reporter: Reporter,
-    clock: Clock | None,
+    clock: Tensor | None = None,
+    reference: int = 0,
 ) -> Motion:
-    if path.suffix == ".safetensors":
-        motion = Motion.load(path)
-        motion.require_checkpoint(engine.checkpoint.fingerprint, str(path))
-        return motion
-    source = open_frames(path)
-    fps = float(source.info.fps) if source.info.kind == "video" else None
+    """The motion of a driver.
+
+    Args:
+        engine: measures.
+        source: the driver: a video, a picture or a folder of pictures.
+        when, options: whether and how the face is cut out.
+        reporter: shows progress.
+        clock: [N] seconds at which the source's frames are shown: no more is measured than they reach.
+        reference: the driver's frame that counts as its rest, measured in any case.
+    """
     stop = None
-    if clock is not None and drivers.reference >= 0:
-        stop = max(clock.driver_frames(fps or clock.fps), drivers.reference + 1)
+    if clock is not None and reference >= 0:
+        stop = max(_needed(source, clock), reference + 1)
     clip = open_portraits(source, when, options, engine.size, reporter, "driver", stop)
     with reporter.stage("measure the driver", len(clip)) as count:
-        return engine.measure(_counted(clip.chunks(READ_CHUNK), count), fps)
+        chunks = clip.chunks(chunk_size(READ_CHUNK, source.info))
+        motion = engine.measure(_counted(chunks, count), None)
+    if source.info.kind != "video":
+        return motion
+    seconds, fps = source_clock(source)[: len(motion)], float(source.info.fps)
+    even = torch.arange(len(seconds), dtype=torch.float64) / fps
+    constant = len(seconds) < len(motion) or bool(((seconds - even).abs() < EVEN).all())
+    return replace(motion, fps=fps, times=None if constant else seconds)
+
+
+def _needed(source: FrameSource, clock: Tensor) -> int:
+    """Frames of a driver that a source's clock reaches, with one to interpolate to."""
+    if source.info.kind != "video":
+        return len(clock) + 1
+    return int((source_clock(source) <= float(clock[-1]) + EVEN).sum()) + 1
 
 
 def _counted(chunks: Iterable[Tensor], count: Callable[[int], None]) -> Iterator[Tensor]:

@@ -1,12 +1,14 @@
 """Frames in and out of files: videos, pictures and folders of pictures, a chunk at a time."""
 
-from .reader import FrameSource, VideoInfo, open_frames, probe, read_frames
+from .reader import FrameSource, MemoryFrames, Section, VideoInfo, open_frames, probe, read_frames
 from .timing import as_fps, frame_times, resample_indices
 from .writer import FrameWriter
 
 __all__ = [
     "FrameSource",
     "FrameWriter",
+    "MemoryFrames",
+    "Section",
     "VideoInfo",
     "as_fps",
     "frame_times",

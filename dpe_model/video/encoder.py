@@ -13,7 +13,7 @@ import numpy as np
 from av.container import OutputContainer
 
 from ..errors import VideoError
-from .pixels import from_rgb
+from .pixels import BT709, Colour, from_rgb
 from .reader import first_time
 from .sound import SoundTrack
 
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 TIME_BASE = Fraction(1, 360000)
 """For given time stamps: exact for milliseconds, 24, 25 and 30 fps and their 1000/1001 kin."""
-
-_BT709, _LIMITED = 1, 1
 
 
 class VideoSink:
@@ -38,12 +36,15 @@ class VideoSink:
         pix_fmt: str,
         sound: Path | None,
         audio_start: Fraction | None,
+        colour: Colour = BT709,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         self._path, self._format, self._fps, self._pix_fmt = path, container, fps, pix_fmt
         self._codec = codec or ("libvpx-vp9" if container == "webm" else "libx264")
         self._step = _halvings(path, self._codec, pix_fmt)
         self._options = _options(self._codec, crf)
         self._sound_path, self._audio_start = sound, audio_start
+        self._colour, self._pixel_aspect = colour, pixel_aspect
         self._container: OutputContainer | None = None
         self._stream: Any = None
         self._sound: SoundTrack | None = None
@@ -64,7 +65,7 @@ class VideoSink:
                     f"{self._path}: expected increasing time stamps, got {float(time):.6f} s after "
                     f"{float(self._last + self._origin):.6f} s."
                 )
-        frame = from_rgb(picture, self._pix_fmt)
+        frame = from_rgb(picture, self._pix_fmt, self._colour)
         base = self._stream.codec_context.time_base
         frame.pts, frame.time_base = round(at / base), base
         self._last, self._end = at, at + 1 / self._fps
@@ -102,8 +103,10 @@ class VideoSink:
         stream.pix_fmt = self._pix_fmt
         context = stream.codec_context
         context.time_base = 1 / self._fps if time is None else TIME_BASE
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED
+        context.colorspace, context.color_range = self._colour.matrix, self._colour.range
+        context.color_primaries, context.color_trc = self._colour.primaries, self._colour.transfer
+        if self._pixel_aspect != 1:
+            context.sample_aspect_ratio = self._pixel_aspect
         self._stream = stream
         self._origin = time if time is not None else Fraction(0)
         if self._sound_path is not None:

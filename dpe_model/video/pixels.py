@@ -37,6 +37,35 @@ _MATRIX_BY_TAG: dict[int, int] = {
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 """AVColorTransferCharacteristic of the two HDR curves."""
 
+UNSPECIFIED = 2
+"""A stream's matrix, primaries or transfer when it does not say (ITU-T H.273)."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What the numbers of a stream's pictures mean: code points of ITU-T H.273, as FFmpeg's.
+
+    Attributes:
+        matrix: from RGB to luma and chroma; one that conversions here know.
+        full_range: whether values use 0..255 instead of 16..235.
+        primaries: which red, green and blue.
+        transfer: the curve from light to numbers.
+    """
+
+    matrix: int = 1
+    full_range: bool = False
+    primaries: int = 1
+    transfer: int = 1
+
+    @property
+    def range(self) -> ColorRange:
+        """As swscale and the encoder take it."""
+        return ColorRange.JPEG if self.full_range else ColorRange.MPEG
+
+
+BT709 = Colour()
+"""What is written where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -81,6 +110,14 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     return Orientation()
 
 
+def colour_of(frame: av.VideoFrame, primaries: int, transfer: int) -> Colour:
+    """What a stream's first frame and its codec say of colours; BT.709 for a matrix that is not told or not known."""
+    full = _is_full(frame)
+    if int(frame.colorspace) not in _MATRIX_BY_TAG or frame.format.is_rgb:
+        return Colour(full_range=full and not frame.format.is_rgb)
+    return Colour(int(frame.colorspace), full, primaries, transfer)
+
+
 def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     """A decoded frame as RGB uint8 [height, width, 3]; converted with its own matrix and range, not yet turned.
 
@@ -91,7 +128,7 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     matrix = _MATRIX_BY_TAG.get(int(frame.colorspace))
     if matrix is None:
         matrix = Colorspace.ITU709 if frame.width >= 1280 or frame.height >= 720 else Colorspace.ITU601
-    full = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    full = _is_full(frame)
     rgb = frame.reformat(
         width,
         height,
@@ -105,19 +142,24 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     return rgb.to_ndarray()
 
 
-def from_rgb(picture: np.ndarray, pix_fmt: str) -> av.VideoFrame:
-    """RGB uint8 [H, W, 3] as a frame in `pix_fmt`, converted with and tagged as BT.709 limited range."""
+def from_rgb(picture: np.ndarray, pix_fmt: str, colour: Colour = BT709) -> av.VideoFrame:
+    """RGB uint8 [H, W, 3] as a frame in `pix_fmt`, converted with and tagged by the colour's matrix and range."""
+    matrix = _MATRIX_BY_TAG[colour.matrix]
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
         format=pix_fmt,
-        src_colorspace=_other(Colorspace.ITU709),
-        dst_colorspace=Colorspace.ITU709,
+        src_colorspace=_other(matrix),
+        dst_colorspace=matrix,
         src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.MPEG,
+        dst_color_range=colour.range,
         interpolation=SWS_BILINEAR | SWS_ACCURATE | SWS_FULL_CHROMA_IN,
     )
-    frame.colorspace = 1
-    frame.color_range = ColorRange.MPEG
+    frame.colorspace = colour.matrix
+    frame.color_range = colour.range
     return frame
+
+
+def _is_full(frame: av.VideoFrame) -> bool:
+    return int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
 
 
 def _other(matrix: int) -> Colorspace:

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,11 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..errors import VideoError
+from ..frames import check_frames, to_uint8
+from ..overlap import ahead
 from .access import existing, naming
 from .pictures import is_picture, list_pictures, picture_size, read_picture
-from .pixels import HDR_TRANSFERS, Orientation, orientation_of, to_rgb
+from .pixels import HDR_TRANSFERS, Colour, Orientation, colour_of, orientation_of, to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class VideoInfo:
         start: time stamp of the first frame in seconds on the file's clock.
         duration: seconds the container says the frames last, None where it does not say.
         mirrored: whether stored pictures are mirrored besides.
+        colour: how the file stores colours; None where it does not matter.
+        pixel_aspect: width of a pixel over its height, after turning.
     """
 
     path: Path
@@ -71,14 +75,20 @@ class VideoInfo:
     start: Fraction = Fraction(0)
     duration: Fraction | None = None
     mirrored: bool = False
+    colour: Colour | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 class FrameSource(ABC):
     """Frames of one file or folder, decoded when iterated; every iteration starts anew."""
 
+    read_ahead = 0
+    """How many chunks a thread decodes in advance; 0 decodes a chunk when it is asked for."""
+
     def __init__(self, info: VideoInfo) -> None:
         self.info = info
         self._counted = info.frames
+        self._times: list[Fraction] | None = None
 
     @abstractmethod
     def _pictures(self, start: int, stop: int | None) -> Pictures:
@@ -88,10 +98,15 @@ class FrameSource(ABC):
     def _count(self) -> int:
         """How many frames there are, found by going through the file."""
 
+    @abstractmethod
+    def _find_times(self) -> list[Fraction]:
+        """Time stamps of all frames in seconds, found without decoding them."""
+
     def chunks(self, n: int, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
         """Frames `start` to `stop` (not included), at most `n` at a time: uint8 [<=n, H, W, 3].
 
-        Memory is two chunks at most. Frames before `start` are decoded, since only that finds the exact frame.
+        Memory is two chunks at most, and `read_ahead` more. Frames before `start` are decoded, since only that finds
+        the exact frame.
 
         Raises:
             VideoError: no frame at all can be decoded. A file that breaks off gives the frames before and a warning.
@@ -103,20 +118,37 @@ class FrameSource(ABC):
         """As `chunks`, with the frames' time stamps in seconds on the file's own clock (see `VideoInfo.start`)."""
         if n < 1 or start < 0 or (stop is not None and stop < start):
             raise VideoError(f"{self.info.path}: expected n >= 1 and 0 <= start <= stop, got {n=}, {start=}, {stop=}.")
+        chunks = self._chunks(n, start, stop)
+        yield from ahead(chunks, self.read_ahead) if self.read_ahead else chunks
+
+    def _chunks(self, n: int, start: int, stop: int | None) -> Generator[tuple[Tensor, list[Fraction]], None, None]:
         room = n if n <= LARGE_CHUNK else min(n, max(1, self.count_frames()))
         chunk: np.ndarray | None = None
         times: list[Fraction] = []
+        every: list[Fraction] = []
         with closing(self._pictures(start, stop)) as decoded:
             for picture, time in decoded:
                 if chunk is None:
                     chunk = np.empty((room, *picture.shape), dtype=np.uint8)
                 chunk[len(times)] = picture
                 times.append(time)
+                every.append(time)
                 if len(times) == room:
                     yield torch.from_numpy(chunk), times
                     chunk, times = None, []
+        if start == 0 and stop is None:
+            self._times = every
         if chunk is not None:
             yield torch.from_numpy(chunk[: len(times)]), times
+
+    def frame_times(self) -> list[Fraction]:
+        """Time stamps of all frames in seconds, on the file's own clock.
+
+        Those of the last complete reading; before one, as the file's packets say, which differs in a damaged file only.
+        """
+        if self._times is None:
+            self._times = self._find_times()
+        return self._times
 
     def count_frames(self) -> int:
         """How many frames there are: as the container says, else counted once by going through its packets."""
@@ -148,17 +180,25 @@ def probe(path: str | Path) -> VideoInfo:
     return _probe_video(found)[0]
 
 
-def open_frames(path: str | Path) -> FrameSource:
+def open_frames(path: str | Path, read_ahead: int = 0) -> FrameSource:
     """The frames of a video, a picture or a folder of pictures (in the counting order of their names).
+
+    Args:
+        path: the file or folder.
+        read_ahead: how many chunks a thread decodes in advance.
 
     Raises:
         VideoError: as `probe`.
     """
     found = existing(path)
+    source: FrameSource
     if found.is_dir() or is_picture(found):
         info = probe(found)
-        return _Pictures(info, list_pictures(found) if info.kind == "folder" else [found])
-    return _Video(*_probe_video(found))
+        source = _Pictures(info, list_pictures(found) if info.kind == "folder" else [found])
+    else:
+        source = _Video(*_probe_video(found))
+    source.read_ahead = read_ahead
+    return source
 
 
 def read_frames(path: str | Path, limit: int | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
@@ -198,6 +238,80 @@ class _Pictures(FrameSource):
     def _count(self) -> int:
         return len(self._paths)
 
+    def _find_times(self) -> list[Fraction]:
+        return [i / self.info.fps for i in range(len(self._paths))]
+
+
+class MemoryFrames(FrameSource):
+    """Frames that lie in memory already, as a source.
+
+    Args:
+        frames: [N, H, W, 3] uint8 0..255 or floating point 0..1.
+        fps: frames per second.
+        name: what messages call it.
+
+    Raises:
+        FrameError: no frames, or another layout.
+    """
+
+    def __init__(self, frames: Tensor, fps: Fraction, name: str = "frames in memory") -> None:
+        self._frames = check_frames(frames, name)
+        count, height, width = self._frames.shape[:3]
+        super().__init__(VideoInfo(Path(name), width, height, fps, count, False, 0, "video", duration=count / fps))
+
+    def _pictures(self, start: int, stop: int | None) -> Pictures:
+        for i, frame in enumerate(self._frames[start:stop], start):
+            yield to_uint8(frame).cpu().numpy(), i / self.info.fps
+
+    def _count(self) -> int:
+        return len(self._frames)
+
+    def _find_times(self) -> list[Fraction]:
+        return [i / self.info.fps for i in range(len(self._frames))]
+
+
+class Section(FrameSource):
+    """A stretch of another source, on its clock: the frames shown from `begin` on, for `seconds` of it.
+
+    Args:
+        source: all of it.
+        begin: time stamp of the first frame or before, in seconds on the file's clock.
+        seconds: how long; to the end if None.
+
+    Raises:
+        VideoError: no frame lies in there.
+    """
+
+    def __init__(self, source: FrameSource, begin: Fraction, seconds: Fraction | None = None) -> None:
+        times = source.frame_times()
+        end = None if seconds is None else begin + seconds
+        inside = [i for i, time in enumerate(times) if time >= begin and (end is None or time < end)]
+        if not inside:
+            raise VideoError(
+                f"{source.info.path}: expected frames between {float(begin):.3f} s and "
+                f"{'the end' if end is None else f'{float(end):.3f} s'}, the file has them from "
+                f"{float(times[0]):.3f} s to {float(times[-1]):.3f} s. Trim it elsewhere."
+            )
+        self._first, self._last = inside[0], inside[-1] + 1
+        kept = times[self._first : self._last]
+        count = len(kept)
+        super().__init__(
+            replace(source.info, frames=count, start=kept[0], duration=kept[-1] - kept[0] + 1 / source.info.fps)
+        )
+        self._source = source
+        self._times = kept
+        self.read_ahead = source.read_ahead
+
+    def _pictures(self, start: int, stop: int | None) -> Pictures:
+        last = self._last if stop is None else min(self._first + stop, self._last)
+        return self._source._pictures(self._first + start, last)
+
+    def _count(self) -> int:
+        return self._last - self._first
+
+    def _find_times(self) -> list[Fraction]:
+        return self._source.frame_times()[self._first : self._last]
+
 
 class _Video(FrameSource):
     def __init__(self, info: VideoInfo, orientation: Orientation) -> None:
@@ -222,6 +336,20 @@ class _Video(FrameSource):
             for packet in container.demux(stream):
                 count += packet.size > 0 and not packet.is_discard
         return count
+
+    def _find_times(self) -> list[Fraction]:
+        path, found = self.info.path, []
+        with _open_video(path) as (container, stream), naming(path, "reading", "The file may be truncated."):
+            for packet in container.demux(stream):
+                if packet.size > 0 and not packet.is_discard:
+                    found.append(packet.pts * packet.time_base if packet.pts is not None else None)
+        # Packets come in decoding order; those without a time stamp of their own stand where they are.
+        known = iter(sorted(time for time in found if time is not None))
+        times: list[Fraction] = []
+        for time in (None if unknown is None else next(known) for unknown in found):
+            last = times[-1] if times else None
+            times.append(_advanced(time, last, self.info.fps))
+        return times
 
 
 def first_time(path: Path) -> Fraction:
@@ -283,14 +411,19 @@ def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
         elif container.duration is not None:
             duration = Fraction(container.duration, av.time_base)
         has_audio = bool(container.streams.audio)
+        context = stream.codec_context
+        primaries, transfer = int(context.color_primaries), int(context.color_trc)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
     with closing(_decode(path, quick=True)) as decoded:
         first = next(decoded)
     orientation = orientation_of(first)
+    aspect = 1 / aspect if orientation.transpose else aspect
+    colour = colour_of(first, primaries, transfer)
     width, height = (first.height, first.width) if orientation.transpose else (first.width, first.height)
     info = VideoInfo(
         path, width, height, fps, frames, has_audio, orientation.rotation, "video", duration=duration,
         start=first.pts * first.time_base if first.pts is not None and first.time_base else Fraction(0),
-        mirrored=orientation.mirrored,
+        mirrored=orientation.mirrored, colour=colour, pixel_aspect=aspect,
     )  # fmt: skip
     return info, orientation
 
@@ -298,9 +431,13 @@ def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
 def _time_of(frame: av.VideoFrame, last: Fraction | None, info: VideoInfo) -> Fraction:
     """The frame's time stamp; where it is missing or does not advance, one frame after the last."""
     time = frame.pts * frame.time_base if frame.pts is not None and frame.time_base is not None else None
+    return _advanced(time, last, info.fps)
+
+
+def _advanced(time: Fraction | None, last: Fraction | None, fps: Fraction) -> Fraction:
     if last is None:
         return time if time is not None else Fraction(0)
-    return time if time is not None and time > last else last + 1 / info.fps
+    return time if time is not None and time > last else last + 1 / fps
 
 
 def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, None]:

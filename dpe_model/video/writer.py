@@ -20,6 +20,7 @@ from ..frames import check_frames, to_uint8
 from .access import existing, naming, same_place
 from .encoder import VideoSink
 from .pictures import write_picture
+from .pixels import BT709, Colour
 from .timing import as_fps
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ _SPACE_ADVICE = "Check the free space and the permissions of the folder."
 class FrameWriter:
     """Writes frames to a file or folder, whose kind the path's ending tells.
 
-    - `.mp4`, `.mov`, `.mkv`: H.264, yuv420p, BT.709 limited range, tagged so; `.webm`: VP9, the same.
+    - `.mp4`, `.mov`, `.mkv`: H.264, yuv420p, BT.709 limited range unless told otherwise, tagged so; `.webm`: VP9, the
+      same.
       Sides that `pix_fmt` cannot halve get one more row or column, a copy of the last one.
     - `.png`, `.jpg`: exactly one picture.
     - no ending, or a slash at the end: a folder with 000000.png, 000001.png, ...; it must be new or empty.
@@ -64,6 +66,8 @@ class FrameWriter:
         audio_start: seconds after the first frame of `audio_from` at which the first frame written lies, for a
             clip that starts later. Not used with given time stamps, which say it themselves.
         sources: files read while writing, which the target must not be.
+        colour: how a video stores colours, as `VideoInfo.colour` tells of the source; BT.709 limited range if None.
+        pixel_aspect: width of a video's pixels over their height, as `VideoInfo.pixel_aspect`.
 
     Raises:
         VideoError: before any frame is taken: unknown ending, place that cannot be written, target that is a source,
@@ -82,6 +86,8 @@ class FrameWriter:
         pix_fmt: str = "yuv420p",
         audio_start: Fraction | float = Fraction(0),
         sources: Sequence[str | Path] = (),
+        colour: Colour | None = None,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         if timestamps not in ("constant", "given"):
             raise VideoError(f'Expected timestamps="constant" or "given", got {timestamps!r}.')
@@ -102,12 +108,17 @@ class FrameWriter:
             sound = _with_sound(existing(audio_from)) if audio_from is not None else None
             self._sink = VideoSink(
                 partial, CONTAINERS[self.path.suffix.lower()], as_fps(fps), codec, crf, pix_fmt, sound,
-                None if self._given else Fraction(audio_start),
+                None if self._given else Fraction(audio_start), colour or BT709, pixel_aspect,
             )  # fmt: skip
         if kind != "video" and audio_from is not None:
             logger.warning("%s: pictures have no sound; that of %s is left out", self.path, audio_from)
         self._open = True
         self._begun = False
+
+    @property
+    def takes_times(self) -> bool:
+        """Whether `write` gets each frame's time."""
+        return self._given
 
     @staticmethod
     def check(path: str | Path, *sources: str | Path) -> Path:
