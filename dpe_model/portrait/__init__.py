@@ -5,7 +5,8 @@ from .detect import DETECTORS, load_detector
 from .face import DetectorError, Face, FaceDetector
 from .mask import face_mask, feather_mask
 from .paste import PasteOptions, Paster, paste_back
-from .track import Track, track_faces
+from .sightings import Sightings, TrackBuilder
+from .track import People, Track, track_faces
 
 __all__ = [
     "DETECTORS",
@@ -15,7 +16,10 @@ __all__ = [
     "FaceDetector",
     "PasteOptions",
     "Paster",
+    "People",
+    "Sightings",
     "Track",
+    "TrackBuilder",
     "crop_frames",
     "face_mask",
     "feather_mask",

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from ..errors import FrameError, NoFaceError
 from ..frames import check_frames
+from .face import Face
+from .smooth import filled, follow, segments, smooth, without_outliers
 from .track import Track
 from .warp import invert, warp
 
@@ -42,7 +43,9 @@ class Crop:
         frame_size: height and width of the full frames, px.
         size: side of the crops, px, where none other is asked for.
         landmarks: [N, 5, 2] float64 in the unit square (order as in `Face`), lightly smoothed; None if unknown.
-        found: [N] bool: whether the frame is to be edited. False only under `no_face="pass"`.
+        found: [N] bool: whether the frame is to be edited. False under `no_face="pass"` where there is no face, and
+            in shots that never show the person.
+        held: [N] bool: frames without a face, framed as those around them; None if unknown.
     """
 
     matrix: np.ndarray
@@ -50,6 +53,7 @@ class Crop:
     size: int
     landmarks: np.ndarray | None
     found: np.ndarray
+    held: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.matrix)
@@ -57,6 +61,8 @@ class Crop:
             raise ValueError(
                 f"Crop: expected matrix [N, 2, 3] and found [N], got {self.matrix.shape}, {self.found.shape}."
             )
+        if self.held is not None and self.held.shape != (n,):
+            raise ValueError(f"Crop: expected held [{n}], got {self.held.shape}.")
         if self.landmarks is not None and self.landmarks.shape != (n, 5, 2):
             raise ValueError(f"Crop: expected landmarks [{n}, 5, 2], got {self.landmarks.shape}.")
         if not np.isfinite(self.matrix).all() or (n and np.abs(np.linalg.det(self.matrix[:, :, :2])).min() == 0.0):
@@ -75,7 +81,8 @@ class Crop:
 
     def _taken(self, key: slice | np.ndarray) -> Crop:
         landmarks = None if self.landmarks is None else self.landmarks[key]
-        return replace(self, matrix=self.matrix[key], landmarks=landmarks, found=self.found[key])
+        held = None if self.held is None else self.held[key]
+        return replace(self, matrix=self.matrix[key], landmarks=landmarks, found=self.found[key], held=held)
 
     def pixel_matrix(self, size: int | None = None) -> np.ndarray:
         """[N, 2, 3]: full-frame pixels to pixels of a crop of side `size` (centres at +0.5 in both)."""
@@ -105,11 +112,12 @@ def frame_portraits(
     Args:
         track: one person through the clip.
         scale: side of the crop in sides of the face box (the square of the box's area).
-        framing: "static": one crop for the whole clip, at whole pixels, from the median face; "follow": centre and
-            side follow the face, smoothed over the whole clip without lag.
+        framing: "static": one crop for the whole shot, at whole pixels, from the median face; "follow": centre and
+            side follow the face, smoothed over the whole shot without lag.
         size: side of the crops, px.
-        no_face: what to do with frames without a face. "hold": frame them as the frames around them; "pass": the
-            same, flagged so that `paste_back` leaves them untouched; "stop": raise.
+        no_face: what to do with frames without a face. "hold": frame them as the frames around them in their shot;
+            "pass": the same, flagged so that `paste_back` leaves them untouched; "stop": raise. Shots that never show
+            the person have no framing to hold: there "hold" is "pass".
         smoothing: standard deviation of the smoothing under "follow", frames; the side is smoothed twice as much.
         anchor: where the centre of the face box lies in the crop, (x, y) in its side.
 
@@ -122,27 +130,55 @@ def frame_portraits(
     if not 0.5 <= scale <= 10.0 or size < 16 or not smoothing >= 0.0:
         raise ValueError(f"Expected scale 0.5..10, size >= 16, smoothing >= 0, got {scale}, {size}, {smoothing}.")
     found = track.found
-    _check_found(found, no_face)
-    faces = [face for face in track.faces if face is not None]
-    centre = _filled(np.array([face.centre for face in faces]), found)
-    side = scale * _filled(np.array([face.side for face in faces]), found)
-    if framing == "static":
-        side = np.full_like(side, max(1.0, np.round(np.median(side[found]))))
-        corner = np.round(np.median(centre[found], axis=0) - np.array(anchor) * side[0])
-        corner = np.broadcast_to(corner, centre.shape)
-    else:
-        side = np.exp(smooth(median_filter(np.log(side), 5, mode="nearest"), 2 * smoothing, found))
-        middle = smooth(median_filter(centre, (5, 1), mode="nearest"), smoothing, found)
-        corner = middle - np.array(anchor) * side[:, None]
-    marks = _filled(np.array([face.landmarks for face in faces]).reshape(len(faces), 10), found)
-    marks = smooth(marks, LANDMARK_SIGMA, found).reshape(-1, 5, 2)
+    corner, side = np.zeros((len(track), 2)), np.zeros(len(track))
+    marks, seen = np.zeros((len(track), 5, 2)), np.zeros_like(found)
+    for part, here in segments(track, absences=framing == "follow"):
+        if not here.any():
+            continue
+        faces = [face for face in track.faces[part] if face is not None]
+        seen[part] = True
+        side[part], corner[part] = _framed(faces, here, scale, framing, smoothing, anchor)
+        points = filled(np.array([face.landmarks for face in faces]).reshape(len(faces), 10), here)
+        marks[part] = smooth(points, LANDMARK_SIGMA, here).reshape(-1, 5, 2)
+    _check_found(found, seen, no_face)
+    nearest = _nearest(seen)
+    corner, side, marks = corner[nearest], side[nearest], marks[nearest]
     return Crop(
         matrix=_box_matrix(corner, side),
         frame_size=track.frame_size,
         size=size,
         landmarks=(marks - corner[:, None]) / side[:, None, None],
-        found=found if no_face == "pass" else np.ones_like(found),
+        found=found if no_face == "pass" else seen,
+        held=~found,
     )
+
+
+def _framed(
+    faces: list[Face],
+    found: np.ndarray,
+    scale: float,
+    framing: str,
+    smoothing: float,
+    anchor: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Side [n] and upper left corner [n, 2] of the crops of one segment, px; `faces` are those of the found frames."""
+    centre = filled(np.array([face.centre for face in faces]), found)
+    side = scale * filled(np.array([face.side for face in faces]), found)
+    if framing == "static":
+        side = np.full_like(side, max(1.0, np.round(np.median(side[found]))))
+        corner = np.round(np.median(centre[found], axis=0) - np.array(anchor) * side[0])
+        return side, np.broadcast_to(corner, centre.shape)
+    side = np.exp(smooth(without_outliers(np.log(np.maximum(side, 1.0))), 2 * smoothing, found))
+    return side, follow(without_outliers(centre), smoothing, found) - np.array(anchor) * side[:, None]
+
+
+def _nearest(seen: np.ndarray) -> np.ndarray:
+    """For each frame the nearest one that is seen, itself if it is; the earlier of two."""
+    at = np.flatnonzero(seen)
+    every = np.arange(len(seen))
+    after = np.clip(np.searchsorted(at, every), 0, len(at) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(np.abs(every - at[before]) <= np.abs(at[after] - every), at[before], at[after])
 
 
 def crop_frames(frames: Tensor, crop: Crop, size: int | None = None) -> Tensor:
@@ -192,36 +228,6 @@ def as_array(picture: Tensor) -> np.ndarray:
     return np.ascontiguousarray((picture if picture.dtype == torch.uint8 else picture.float()).cpu().numpy())
 
 
-def smooth(values: np.ndarray, sigma: float, found: np.ndarray) -> np.ndarray:
-    """Smooth along the first axis by local linear regression with Gaussian weights.
-
-    There is no lag, and a steady drift comes through unchanged up to both ends of the clip. Frames where nothing was
-    found (filled in by interpolation) hardly count.
-
-    Args:
-        values: [N, ...] one value a frame.
-        sigma: standard deviation of the weights, frames; 0 changes nothing.
-        found: [N] bool.
-    """
-    if sigma == 0.0 or len(values) < 2:
-        return values
-    reach = int(np.ceil(4 * sigma))
-    offset = np.arange(-reach, reach + 1, dtype=np.float64)
-    weight = np.exp(-0.5 * (offset / sigma) ** 2)
-    trust = np.where(found, 1.0, 1e-3)
-    # Moments of the weights and of the weighted values about each frame.
-    moments = [_correlate(trust, weight * offset**k) for k in range(3)]
-    columns = values.reshape(len(values), -1)
-    out = np.empty_like(columns)
-    for c in range(columns.shape[1]):
-        first = _correlate(trust * columns[:, c], weight)
-        second = _correlate(trust * columns[:, c], weight * offset)
-        determinant = moments[0] * moments[2] - moments[1] ** 2
-        line = (moments[2] * first - moments[1] * second) / np.maximum(determinant, 1e-300)
-        out[:, c] = np.where(determinant > 1e-9 * moments[0] ** 2, line, first / moments[0])
-    return out.reshape(values.shape)
-
-
 def ranges(frames: np.ndarray) -> str:
     """Frame numbers as compact text: "0-3, 17 and 40-41"."""
     runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
@@ -229,21 +235,6 @@ def ranges(frames: np.ndarray) -> str:
     if len(texts) > MAX_RANGES:
         texts = [*texts[:MAX_RANGES], f"{len(texts) - MAX_RANGES} more runs"]
     return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
-
-
-def _correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Sum over u of kernel[u] * values[t + u], nothing beyond the ends; `kernel` is centred."""
-    reach = len(kernel) // 2
-    padded = np.pad(values, reach)
-    return np.correlate(padded, kernel, mode="valid")
-
-
-def _filled(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Values of the found frames [K, ...] spread over all frames [N, ...], linear in between, constant outside."""
-    every, at = np.arange(len(found)), np.flatnonzero(found)
-    columns = values.reshape(len(at), -1)
-    out = np.stack([np.interp(every, at, columns[:, c]) for c in range(columns.shape[1])], 1)
-    return out.reshape(len(found), *values.shape[1:])
 
 
 def _box_matrix(corner: np.ndarray, side: np.ndarray) -> np.ndarray:
@@ -259,7 +250,7 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
 
 
-def _check_found(found: np.ndarray, no_face: str) -> None:
+def _check_found(found: np.ndarray, seen: np.ndarray, no_face: str) -> None:
     missing = np.flatnonzero(~found)
     if not found.any():
         raise NoFaceError(
@@ -275,3 +266,7 @@ def _check_found(found: np.ndarray, no_face: str) -> None:
             "as the frames around them, 'pass' leaves them untouched."
         )
     logger.warning("No face in %s: %s.", where, "held" if no_face == "hold" else "passed through untouched")
+    if no_face == "hold" and not seen.all():
+        logger.warning(
+            "The shots of frames %s never show the person: passed through untouched.", ranges(np.flatnonzero(~seen))
+        )

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ..errors import DPEError
 
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the frame (pixel centres at +0.5)."""
+
 
 class DetectorError(DPEError):
     """A face detector cannot be used: unknown, its package or its model files missing."""
@@ -23,11 +26,15 @@ class Face:
         box: x0, y0, x1, y1; may reach beyond the frame.
         landmarks: [5, 2] float64: the viewer's left eye, right eye, nose tip, left and right mouth corner.
         score: probability that this is a face, 0..1.
+        sure: False where the detector alone would not call it a face: it may continue a person, not begin one.
+        look: what the person looks like here (see `appearance.describe`); None if unknown.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     landmarks: np.ndarray
     score: float
+    sure: bool = True
+    look: np.ndarray | None = None
 
     @property
     def centre(self) -> tuple[float, float]:

@@ -11,6 +11,9 @@ from torch import Tensor
 from ..frames import check_frames, to_uint8
 from .face import DetectorError, Face
 
+UNSURE = 0.35
+"""Least score of a face that may continue a person who was surely seen before."""
+
 
 class InsightFaceDetector:
     """A `FaceDetector` on the detection model of an InsightFace model pack.
@@ -24,6 +27,7 @@ class InsightFaceDetector:
         pack: name of the model pack.
         size: side of the square the detector works on, px, a multiple of 32.
         threshold: least score of a face.
+        unsure: also return what scores less, down to `UNSURE`, marked as not sure: a tracker knows what to make of it.
 
     Raises:
         DetectorError: the package or the model files are missing.
@@ -36,6 +40,7 @@ class InsightFaceDetector:
         pack: str = "buffalo_l",
         size: int = 640,
         threshold: float = 0.5,
+        unsure: bool = False,
     ) -> None:
         folder = Path(root).expanduser() / "models" / pack
         files = sorted(folder.glob("det_*.onnx"))
@@ -55,8 +60,10 @@ class InsightFaceDetector:
         target = torch.device(device)
         cuda = target.type == "cuda"
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+        self.threshold = threshold
+        least = min(UNSURE, threshold) if unsure else threshold
         self._model = get_model(str(files[0]), providers=providers)
-        self._model.prepare(ctx_id=(target.index or 0) if cuda else -1, input_size=(size, size), det_thresh=threshold)
+        self._model.prepare(ctx_id=(target.index or 0) if cuda else -1, input_size=(size, size), det_thresh=least)
 
     def detect(self, frames: Tensor) -> list[list[Face]]:
         """The faces of each of the frames [N, H, W, 3] (uint8 0..255 or floating point 0..1), best score first."""
@@ -70,5 +77,5 @@ class InsightFaceDetector:
         faces = []
         for k in np.argsort(-np.asarray(boxes).reshape(-1, 5)[:, 4], kind="stable"):
             x0, y0, x1, y1, score = (float(v) for v in boxes[k])
-            faces.append(Face((x0, y0, x1, y1), landmarks[k].astype(np.float64), score))
+            faces.append(Face((x0, y0, x1, y1), landmarks[k].astype(np.float64), score, score >= self.threshold))
         return faces

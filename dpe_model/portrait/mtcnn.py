@@ -9,6 +9,7 @@ Coordinates are continuous: pixel (i, j) covers [j, j+1] x [i, i+1], so its cent
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ FIRST_LOOK = 0.5
 """Least face probability after the O-net's first look; the second look decides."""
 DRIFT_PENALTY = 2.0
 """Score lost by landmarks that move between the looks, for each box width they move."""
+UNSURE = 0.6
+"""Least score of a face that may continue a person who was surely seen before."""
 MAX_CANDIDATES = 1000
 """Most P-net windows of one frame that go on to the R-net, best first."""
 
@@ -148,6 +151,7 @@ class MTCNNDetector:
         device: where the networks run.
         min_face: smallest face looked for, as a fraction of the frame's short side (never under 12 px).
         thresholds: least score after the P-, R- and O-net.
+        unsure: also return what scores less, down to `UNSURE`, marked as not sure: a tracker knows what to make of it.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class MTCNNDetector:
         device: torch.device | str = "cpu",
         min_face: float = 0.06,
         thresholds: tuple[float, float, float] = (0.7, 0.8, 0.91),
+        unsure: bool = False,
     ) -> None:
         if not 0.0 < min_face <= 1.0:
             raise ValueError(f"min_face: expected a fraction of the frame's short side in 0..1, got {min_face}.")
@@ -163,6 +168,7 @@ class MTCNNDetector:
         self.device = torch.device(device)
         self.min_face = float(min_face)
         self.thresholds = tuple(float(t) for t in thresholds)
+        self.least = min(UNSURE, self.thresholds[2]) if unsure else self.thresholds[2]
         self._model: MTCNN | None = None
 
     @property
@@ -240,7 +246,7 @@ class MTCNNDetector:
         """
         faces: list[list[Face]] = [[] for _ in range(len(levels[0]))]
         landmarks, before = np.zeros((len(boxes), 5, 2)), None
-        for least in (FIRST_LOOK, self.thresholds[2]):
+        for least in (FIRST_LOOK, self.least):
             if not len(boxes):
                 return faces
             score, found, landmarks = self._look(levels, square(boxes), owner)
@@ -253,7 +259,8 @@ class MTCNNDetector:
             before = landmarks
         for n, box, points, value in zip(owner, boxes, landmarks, score, strict=True):
             x0, y0, x1, y1 = (float(v) for v in box)
-            faces[n].append(Face((x0, y0, x1, y1), points.astype(np.float64), float(value)))
+            sure = float(value) >= self.thresholds[2]
+            faces[n].append(Face((x0, y0, x1, y1), points.astype(np.float64), float(value), sure))
         return faces
 
     def _look(self, levels: list[Tensor], boxes: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -382,4 +389,4 @@ def _scaled(face: Face, scale: np.ndarray) -> Face:
     """The face in a picture `scale` (x, y) times as large."""
     sx, sy = float(scale[0]), float(scale[1])
     x0, y0, x1, y1 = face.box
-    return Face((x0 * sx, y0 * sy, x1 * sx, y1 * sy), face.landmarks * scale, face.score)
+    return replace(face, box=(x0 * sx, y0 * sy, x1 * sx, y1 * sy), landmarks=face.landmarks * scale)

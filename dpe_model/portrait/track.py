@@ -1,40 +1,41 @@
-"""Following one person through a clip: which of the faces found in each frame is theirs."""
+"""Following one person through a clip: who is in it, and which of the faces found in each frame is theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import NoFaceError
+from .choose import SELECT, choose
 from .face import Face
+from .link import associate
 
-SELECT = ("largest", "left", "right", "index")
+__all__ = ["SELECT", "People", "Track", "find_people", "track_faces"]
 
-MAX_STEP = 1.0
-"""Farthest a face may move from one frame to the next, in sides of its box; farther is another person or a cut."""
-STEP_PER_MISS = 0.25
-"""What each frame in which the face was not found adds to `MAX_STEP`."""
-MAX_REACH = 4.0
-"""Farthest a face may be from where it was last seen, however long ago, in sides of its box."""
-MAX_ZOOM = 2.0
-"""Most a face's side may grow or shrink between two sightings."""
-MIN_PRESENCE = 0.2
-"""A person counts as present when seen in at least this fraction of the frames of the one seen most."""
+FLEETING = 3
+"""Seen in fewer frames of a clip, it is no person: a detector's slip."""
+CLIP = 10
+"""Frames from which `FLEETING` applies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Track:
     """One person through a clip.
 
     Attributes:
         faces: one entry a frame; None where the person was not found.
         frame_size: height and width of the frames, px.
+        cuts: [N] bool, which frames begin a new shot; None where there are no cuts.
+        person: the person's number, counted from the largest.
     """
 
     faces: tuple[Face | None, ...]
     frame_size: tuple[int, int]
+    cuts: np.ndarray | None = None
+    person: int = 0
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -44,31 +45,72 @@ class Track:
         """[N] bool: whether the person was found."""
         return np.array([face is not None for face in self.faces], dtype=bool)
 
-
-@dataclass
-class _Person:
-    """The sightings of one person so far: frame number -> face."""
-
-    sightings: dict[int, Face] = field(default_factory=dict)
+    @property
+    def shots(self) -> np.ndarray:
+        """[N] int: the shot each frame belongs to."""
+        return np.zeros(len(self), dtype=int) if self.cuts is None else np.cumsum(self.cuts)
 
     @property
-    def last(self) -> tuple[int, Face]:
-        frame = next(reversed(self.sightings))
-        return frame, self.sightings[frame]
+    def seen(self) -> list[Face]:
+        """The faces found."""
+        return [face for face in self.faces if face is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Everybody in a clip, who is seen longest and largest first."""
+
+    tracks: tuple[Track, ...]
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def choose(
+        self,
+        select: str = "largest",
+        index: int = 0,
+        position: tuple[float, float] = (0.5, 0.5),
+        mask: Tensor | None = None,
+    ) -> Track:
+        """One of them; see `track_faces`."""
+        return self.tracks[choose([track.faces for track in self.tracks], self.size, select, index, position, mask)]
 
     @property
-    def weight(self) -> float:
-        """How long and how large the person is seen: the sides of their boxes, summed over the clip."""
-        return sum(face.side for face in self.sightings.values())
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames, px."""
+        return self.tracks[0].frame_size
 
-    @property
-    def middle(self) -> float:
-        """Median horizontal position, px."""
-        return float(np.median([face.centre[0] for face in self.sightings.values()]))
+
+def find_people(
+    detections: Sequence[Sequence[Face]], frame_size: tuple[int, int], cuts: np.ndarray | None = None
+) -> People:
+    """Everybody in a clip, from the faces found in each frame (see `link`).
+
+    Raises:
+        NoFaceError: no face in any frame.
+    """
+    people = sorted(associate(detections, cuts), key=lambda person: -sum(face.side for face in person.values()))
+    if not people:
+        raise NoFaceError(
+            f"No face was found in any of the {len(detections)} frames. Choose frames that show a face of at least "
+            "some 40 px, lower the detector's min_face or thresholds, or give already cropped portraits."
+        )
+    if len(detections) >= CLIP:
+        people = [person for person in people if len(person) >= FLEETING] or people[:1]
+    every = range(len(detections))
+    return People(
+        tuple(Track(tuple(person.get(n) for n in every), frame_size, cuts, k) for k, person in enumerate(people))
+    )
 
 
 def track_faces(
-    detections: Sequence[Sequence[Face]], frame_size: tuple[int, int], select: str = "largest", index: int = 0
+    detections: Sequence[Sequence[Face]],
+    frame_size: tuple[int, int],
+    select: str = "largest",
+    index: int = 0,
+    cuts: np.ndarray | None = None,
+    position: tuple[float, float] = (0.5, 0.5),
+    mask: Tensor | None = None,
 ) -> Track:
     """Follow one person through the detections of a clip.
 
@@ -77,79 +119,17 @@ def track_faces(
     Args:
         detections: the faces found in each frame.
         frame_size: height and width of the frames, px.
-        select: "largest", "left" or "right" (the outermost of those seen for a good part of the clip), or "index".
+        select: "largest"; "left" or "right" (the outermost of those seen for a good part of the clip); "index";
+            "position" (whose face first comes to that point, else the nearest); "mask" (whose face lies under it).
         index: which person, counted from the largest, where `select` is "index".
+        cuts: [N] bool, which frames begin a new shot.
+        position: x and y in 0..1 of the frame, where `select` is "position".
+        mask: [H, W] or [n, H, W] of 1 or N full frames, any size, where `select` is "mask"; above 0.5 counts.
 
     Raises:
-        NoFaceError: no face in any frame, or fewer people than `index` asks for.
-        ValueError: an unknown `select`.
+        NoFaceError: no face in any frame, fewer people than `index` asks for, or nobody under the mask.
+        ValueError: an unknown `select`, a position beyond the frame, a mask of the wrong layout.
     """
     if select not in SELECT:
         raise ValueError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
-    people = sorted(associate(detections), key=lambda person: -person.weight)
-    if not people:
-        raise NoFaceError(
-            f"No face was found in any of the {len(detections)} frames. Choose frames that show a face of at least "
-            "some 40 px, lower the detector's min_face or thresholds, or give already cropped portraits."
-        )
-    person = _choose(people, select, index)
-    return Track(tuple(person.sightings.get(n) for n in range(len(detections))), frame_size)
-
-
-def associate(detections: Sequence[Sequence[Face]]) -> list[_Person]:
-    """Link the faces of successive frames into people, the best-fitting pairs first."""
-    people: list[_Person] = []
-    for n, faces in enumerate(detections):
-        pairs = [
-            (cost, p, f)
-            for p, person in enumerate(people)
-            for f, face in enumerate(faces)
-            if (cost := _cost(person, n, face)) is not None
-        ]
-        linked: dict[int, int] = {}
-        for _, p, f in sorted(pairs):
-            if f not in linked and p not in linked.values():
-                linked[f] = p
-        for f, face in enumerate(faces):
-            if f in linked:
-                people[linked[f]].sightings[n] = face
-            else:
-                people.append(_Person({n: face}))
-    return people
-
-
-def overlap(a: Face, b: Face) -> float:
-    """Intersection over union of two boxes, 0..1."""
-    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    common = max(width, 0.0) * max(height, 0.0)
-    return common / max(a.side**2 + b.side**2 - common, 1e-9)
-
-
-def _cost(person: _Person, frame: int, face: Face) -> float | None:
-    """How badly `face` continues `person`, or None where it cannot be theirs."""
-    last_frame, last = person.last
-    side = max(min(last.side, face.side), 1e-6)
-    distance = float(np.hypot(face.centre[0] - last.centre[0], face.centre[1] - last.centre[1])) / side
-    zoom = max(last.side, face.side) / side
-    reach = min(MAX_STEP + STEP_PER_MISS * (frame - last_frame - 1), MAX_REACH)
-    if distance > reach or zoom > MAX_ZOOM:
-        return None
-    return distance + float(np.log2(zoom)) + 1.0 - overlap(last, face)
-
-
-def _choose(people: list[_Person], select: str, index: int) -> _Person:
-    """One of the people, who come largest first."""
-    if select == "index":
-        if not 0 <= index < len(people):
-            raise NoFaceError(
-                f"Person {index} was asked for, found {len(people)} (0 to {len(people) - 1}, the largest first)."
-            )
-        return people[index]
-    longest = max(len(person.sightings) for person in people)
-    present = [person for person in people if len(person.sightings) >= MIN_PRESENCE * longest]
-    if select == "left":
-        return min(present, key=lambda person: person.middle)
-    if select == "right":
-        return max(present, key=lambda person: person.middle)
-    return people[0]
+    return find_people(detections, frame_size, cuts).choose(select, index, position, mask)
