@@ -48,8 +48,12 @@ def job(arguments: argparse.Namespace, source: Path, output: Path) -> EditVideoJ
         drivers=options.drivers(arguments, DRIVING_CLIP),
         output=output,
         model=options.model_options(arguments),
-        driver_crop=arguments.driver_crop,
-        options=EditOptions(options.crop_options(arguments), paste_options.paste_options(arguments), arguments.result),
+        options=EditOptions(
+            crop=options.crop_options(arguments),
+            driver_crop=arguments.driver_crop,
+            paste=paste_options.paste_options(arguments),
+            result=arguments.result,
+        ),
     )
     if asked.drivers.pose is not None and arguments.result == "frame":
         logger.warning("After a pose edit the neck may no longer fit the body; look at the seams.")

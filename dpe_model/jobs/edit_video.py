@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from ..checkpoint import Role
 from ..engine import Engine
 from ..errors import MotionError
-from ..motion import Edit, LengthPolicy
-from ..portrait import Crop, PasteOptions, Paster
+from ..portrait import PasteOptions, Paster
 from ..video import FrameSource, FrameWriter, open_frames
 from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
 from .report import Reporter, Silent
@@ -29,12 +27,14 @@ class EditOptions:
 
     Attributes:
         crop: how the person is found and framed.
+        driver_crop: whether the driver's face is cut out first; "auto" does so where frames are not square.
         paste: how the edited portraits are put back.
         result: "frame", the full frames with the edit, or "portrait", the edited portraits alone.
         overlap: chunks that decoding, pasting and encoding may be apart; 0 does one after the other.
     """
 
     crop: CropOptions = field(default_factory=CropOptions)
+    driver_crop: CropWhen = "auto"
     paste: PasteOptions = field(default_factory=PasteOptions)
     result: Result = "frame"
     overlap: int = AHEAD
@@ -53,7 +53,6 @@ class EditVideoJob:
         drivers: who drives; the expression as a rule, since after a pose edit the neck no longer fits.
         output: the edited clip, as many frames as the source.
         model: which model runs where.
-        driver_crop: whether the driver's face is cut out first; "auto" does so where frames are not square.
         options: how it is made.
     """
 
@@ -61,21 +60,10 @@ class EditVideoJob:
     drivers: Drivers
     output: Path
     model: ModelOptions = field(default_factory=ModelOptions)
-    driver_crop: CropWhen = "auto"
     options: EditOptions = field(default_factory=EditOptions)
 
     def __post_init__(self) -> None:
-        check_length(self.drivers.length)
-
-
-def check_length(length: LengthPolicy) -> None:
-    """Refuse to shorten an edited video.
-
-    Raises:
-        MotionError: `length` is "trim".
-    """
-    if length == "trim":
-        raise MotionError("length: an edited video keeps its length; choose hold, loop or ping_pong.")
+        _check_length(self.drivers)
 
 
 def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engine | None = None) -> int:
@@ -89,41 +77,31 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engi
     Raises:
         DPEError: any input that cannot be used, or an output that cannot be written, before rendering starts.
     """
-    reporter = reporter or Silent()
     inputs = [job.source, *job.drivers.paths()]
     FrameWriter.check(job.output, *inputs)
     engine = engine or job.model.engine()
     source = open_frames(job.source, read_ahead=job.options.overlap)
-    crop = find_crop(source, job.options.crop, engine.size, reporter, "source")
-    motions = measure_drivers(
-        engine, job.drivers, job.driver_crop, job.options.crop, reporter, source_clock(source)[: len(crop)]
-    )
-    edits = job.drivers.edits(motions)
     sound = job.source if source.info.has_audio else None
-    return edit_clip(engine, source, crop, edits, job.drivers.length, job.output, job.options, reporter, sound, inputs)
+    return edit_clip(engine, source, job.drivers, job.output, job.options, reporter, sound, inputs)
 
 
 def edit_clip(
     engine: Engine,
     source: FrameSource,
-    crop: Crop,
-    edits: Mapping[Role, Edit],
-    length: LengthPolicy,
+    drivers: Drivers,
     output: Path,
     options: EditOptions,
-    reporter: Reporter,
+    reporter: Reporter | None = None,
     sound: Path | None = None,
-    inputs: list[Path] | None = None,
+    inputs: Sequence[Path] = (),
     preview: Preview | None = None,
 ) -> int:
-    """Edit an opened clip whose person is found and whose drivers are measured, into a file.
+    """Edit an opened clip into a file: find the person, measure the drivers, then stream.
 
     Args:
         engine: renders.
         source: the full frames.
-        crop: where the person is in each of them.
-        edits: what is edited, by role.
-        length: what happens where a driver is shorter than the clip.
+        drivers: who drives.
         output: the file to write.
         options: how.
         reporter: shows progress.
@@ -132,20 +110,32 @@ def edit_clip(
         preview: shown a finished frame now and then.
 
     Returns:
-        The number of frames written: as many as the crop has.
+        The number of frames written: as many as the source has.
+
+    Raises:
+        DPEError: any input that cannot be used, or an output that cannot be written.
     """
-    check_length(length)
+    _check_length(drivers)
+    reporter = reporter or Silent()
     info, full = source.info, options.result == "frame"
-    steps = lay_out(edits, source_clock(source)[: len(crop)], length)
+    crop = find_crop(source, options.crop, engine.size, reporter, "source")
+    seconds = source_clock(source)[: len(crop)]
+    motions = measure_drivers(engine, drivers, options.driver_crop, options.crop, reporter, seconds)
+    steps = lay_out(drivers.edits(motions), seconds, drivers.length)
     with FrameWriter(
         output,
         info.fps,
         audio_from=sound,
         timestamps="given" if info.kind == "video" else "constant",
-        sources=inputs or (),
+        sources=inputs,
         colour=info.colour,
         pixel_aspect=info.pixel_aspect if full else Fraction(1),
     ) as writer:
         paster = Paster(options.paste, crop, engine.device) if full else None
         stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
     return writer.frames
+
+
+def _check_length(drivers: Drivers) -> None:
+    if drivers.length == "trim":
+        raise MotionError("length: an edited video keeps its length; choose hold, loop or ping_pong.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -60,19 +61,23 @@ class ModelOptions:
         return Engine(checkpoint, device)
 
 
+Driver: TypeAlias = "Path | FrameSource | Motion"
+"""Somebody who drives: by file, as an opened clip, or measured already."""
+
+
 @dataclass(frozen=True)
 class Drivers:
     """Who drives what, and how.
 
     Attributes:
-        expression, pose: a clip, a picture, a folder of pictures, or a motion file (.safetensors); None keeps the
-            source's own.
+        expression, pose: a clip, a picture, a folder of pictures or a motion file (.safetensors), by its path; an
+            opened clip; or a motion. None keeps the source's own.
         strength: see `dpe_model.motion.Edit`, the same for both.
         mode, reference, length: see `Edit` and `LengthPolicy`.
     """
 
-    expression: Path | None = None
-    pose: Path | None = None
+    expression: Driver | None = None
+    pose: Driver | None = None
     expression_strength: float = 1.0
     pose_strength: float = 1.0
     mode: EditMode = "absolute"
@@ -86,24 +91,29 @@ class Drivers:
     @property
     def roles(self) -> tuple[Role, ...]:
         """What is edited, in the published order: expression, then pose."""
-        return tuple(role for role in ROLES if self.path(role) is not None)
+        return tuple(role for role in ROLES if self.driver(role) is not None)
 
-    def path(self, role: Role) -> Path | None:
+    def driver(self, role: Role) -> Driver | None:
         """The driver of a role."""
         return self.expression if role == "expression" else self.pose
 
+    def unmeasured(self) -> list[Path | FrameSource]:
+        """All drivers that are no motions yet, each once."""
+        drivers = (self.driver(role) for role in self.roles)
+        return list(dict.fromkeys(d for d in drivers if isinstance(d, (Path, FrameSource))))
+
     def paths(self) -> list[Path]:
         """All drivers' files, each once."""
-        return list(dict.fromkeys(p for role in self.roles if (p := self.path(role)) is not None))
+        return [driver for driver in self.unmeasured() if isinstance(driver, Path)]
 
-    def edits(self, motions: Mapping[Path, Motion]) -> dict[Role, Edit]:
+    def edits(self, motions: Mapping[Path | FrameSource, Motion]) -> dict[Role, Edit]:
         """The edits, made from the drivers' motions."""
         edits: dict[Role, Edit] = {}
         for role in self.roles:
-            path = self.path(role)
-            assert path is not None
+            driver = self.driver(role)
+            motion = driver if isinstance(driver, Motion) else motions[driver]  # type: ignore[index]
             strength = self.expression_strength if role == "expression" else self.pose_strength
-            edits[role] = Edit(motions[path], strength, self.mode, self.reference)
+            edits[role] = Edit(motion, strength, self.mode, self.reference)
         return edits
 
 
@@ -142,19 +152,27 @@ def measure_drivers(
     options: CropOptions,
     reporter: Reporter,
     clock: Tensor | None = None,
-) -> dict[Path, Motion]:
+) -> dict[Path | FrameSource, Motion]:
     """The motion of every driver, each measured once or read from its motion file.
 
     With a `clock` only as much of a driver is measured as the source and the reference frame need.
+
+    Raises:
+        MotionError: a motion was measured with another checkpoint.
     """
-    motions: dict[Path, Motion] = {}
-    for path in drivers.paths():
-        if path.suffix == ".safetensors":
-            motions[path] = Motion.load(path)
-            motions[path].require_checkpoint(engine.checkpoint.fingerprint, str(path))
+    fingerprint = engine.checkpoint.fingerprint
+    for role in drivers.roles:
+        driver = drivers.driver(role)
+        if isinstance(driver, Motion):
+            driver.require_checkpoint(fingerprint, f"{role} driver")
+    motions: dict[Path | FrameSource, Motion] = {}
+    for driver in drivers.unmeasured():
+        if isinstance(driver, Path) and driver.suffix == ".safetensors":
+            motions[driver] = Motion.load(driver)
+            motions[driver].require_checkpoint(fingerprint, str(driver))
         else:
-            source = open_frames(path, read_ahead=AHEAD)
-            motions[path] = measure_clip(engine, source, when, options, reporter, clock, drivers.reference)
+            source = open_frames(driver, read_ahead=AHEAD) if isinstance(driver, Path) else driver
+            motions[driver] = measure_clip(engine, source, when, options, reporter, clock, drivers.reference)
     return motions
 
 

@@ -1,0 +1,123 @@
+"""Smoothing a motion over time without lag: every filter looks at both sides of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d, median_filter
+from scipy.signal import savgol_filter
+
+from .errors import MotionError
+from .motion import Motion
+
+SmoothMethod = Literal["gaussian", "savgol", "one_euro", "median"]
+SMOOTH_METHODS: tuple[SmoothMethod, ...] = ("gaussian", "savgol", "one_euro", "median")
+Unit = Literal["frames", "seconds"]
+UNITS: tuple[Unit, ...] = ("frames", "seconds")
+
+GAUSSIAN_CUTOFF = 0.1325
+"""Frequency, times the standard deviation, at which a Gaussian halves the power: sqrt(ln 2) / (2 pi)."""
+SPEED_COEFFICIENT = 0.5
+"""beta of the One Euro filter, in cycles a standard deviation of the component: a swing of that size within a frame is
+let through whole."""
+SPEED_CUTOFF = 0.15
+"""Cut-off, in cycles a frame, of the One Euro filter's own low-pass over the speed."""
+
+
+def smooth_motion(
+    motion: Motion, method: SmoothMethod = "gaussian", strength: float = 2.0, unit: Unit = "frames"
+) -> Motion:
+    """A motion with its tremble taken out; as many frames, at the same times, of the same checkpoint.
+
+    The strength means the same in all methods: that of a Gaussian of this standard deviation. Both ends stay where the
+    movement leads to.
+
+    - "gaussian": weighted mean.
+    - "savgol": a parabola fitted to the frames around (Savitzky and Golay, 1964); keeps peaks high. Its window has the
+      Gaussian's cut-off frequency by Schafer's formula (What is a Savitzky-Golay filter?, 2011).
+    - "one_euro": smooths what rests and lets through what moves fast (Casiez, Roussel, Vogel: 1 Euro Filter, 2012); run
+      forwards and backwards, so that neither lags.
+    - "median": removes single outliers, keeps edges.
+
+    Args:
+        motion: what to smooth.
+        method: how.
+        strength: standard deviation, in `unit`; 0 changes nothing.
+        unit: "frames" or "seconds".
+
+    Raises:
+        MotionError: an unknown method or unit, a negative strength, or seconds where the motion's rate is unknown.
+    """
+    if method not in SMOOTH_METHODS:
+        raise MotionError(f"method: expected one of {', '.join(SMOOTH_METHODS)}, got {method!r}.")
+    if unit not in UNITS:
+        raise MotionError(f"unit: expected one of {', '.join(UNITS)}, got {unit!r}.")
+    if not 0.0 <= strength < float("inf"):
+        raise MotionError(f"strength: expected 0 or more {unit}, got {strength}.")
+    if unit == "seconds" and motion.fps is None:
+        raise MotionError(
+            "unit: the motion's frame rate is unknown, so seconds mean nothing. Give fps where it is encoded, or "
+            "choose frames."
+        )
+    sigma = strength * (motion.fps or 1.0) if unit == "seconds" else strength
+    if sigma == 0.0 or len(motion) == 1:
+        return motion
+    values = _FILTERS[method](motion.alpha.numpy().astype(np.float64), sigma)
+    return replace(motion, alpha=torch.from_numpy(values.astype(np.float32)))
+
+
+def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
+    reach = min(int(np.ceil(4 * sigma)), len(values) - 1)
+    padded = np.pad(values, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    return gaussian_filter1d(padded, sigma, axis=0, mode="nearest")[reach : reach + len(values)]
+
+
+def _savgol(values: np.ndarray, sigma: float) -> np.ndarray:
+    # Schafer: cut-off in half the sampling rate = (order + 1) / (3.2 half - 4.6), here with order 2.
+    half = max(2, round((3.0 / (2.0 * GAUSSIAN_CUTOFF / sigma) + 4.6) / 3.2))
+    half = min(half, (len(values) - 1) // 2)
+    if half < 1:
+        return values
+    return savgol_filter(values, 2 * half + 1, min(2, 2 * half), axis=0, mode="interp")
+
+
+def _median(values: np.ndarray, sigma: float) -> np.ndarray:
+    # A box of this half-width has the Gaussian's variance.
+    half = max(1, round(np.sqrt(3.0) * sigma))
+    return median_filter(values, (2 * half + 1, 1), mode="nearest")
+
+
+def _one_euro(values: np.ndarray, sigma: float) -> np.ndarray:
+    # Two first-order passes halve the power at 0.644 of the cut-off of one.
+    cutoff = GAUSSIAN_CUTOFF / sigma / 0.644
+    spread = values.std(0)
+    scaled = values / np.where(spread > 0.0, spread, 1.0)
+    there = _one_euro_pass(scaled, cutoff)
+    return _one_euro_pass(there[::-1], cutoff)[::-1] * np.where(spread > 0.0, spread, 1.0)
+
+
+def _one_euro_pass(values: np.ndarray, cutoff: float) -> np.ndarray:
+    """One run over [N, M]; time is counted in frames."""
+    out = np.empty_like(values)
+    out[0], speed = values[0], np.zeros(values.shape[1])
+    for i in range(1, len(values)):
+        speed += _weight(SPEED_CUTOFF) * (values[i] - values[i - 1] - speed)
+        out[i] = out[i - 1] + _weight(cutoff + SPEED_COEFFICIENT * np.abs(speed)) * (values[i] - out[i - 1])
+    return out
+
+
+def _weight(cutoff: np.ndarray | float) -> np.ndarray | float:
+    """Weight of the new value in a first-order low-pass with this cut-off in cycles a frame."""
+    return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff))
+
+
+_FILTERS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "gaussian": _gaussian,
+    "savgol": _savgol,
+    "one_euro": _one_euro,
+    "median": _median,
+}
