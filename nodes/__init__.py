@@ -1,11 +1,13 @@
 """What the ComfyUI graph sees: one file a stage, each node thin over `dpe_model`."""
 
+from .curves import PlotMotion, SmoothMotion
 from .examples import install_examples
 from .load import LoadDPEModel, register_model_folder
 from .motion import EditLatent, EncodeMotion, LoadMotion, SaveMotion
 from .paste import PasteBack
 from .portrait import CropPortrait
 from .render import RenderExpression, RenderPose
+from .video import DriveVideo
 
 NODES = (
     LoadDPEModel,
@@ -17,6 +19,9 @@ NODES = (
     PasteBack,
     SaveMotion,
     LoadMotion,
+    SmoothMotion,
+    PlotMotion,
+    DriveVideo,
 )
 
 __all__ = ["NODES", "install_examples", "register_model_folder"]

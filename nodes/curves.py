@@ -31,8 +31,8 @@ class SmoothMotion(io.ComfyNode):
                     options=list(SMOOTH_METHODS),
                     default="gaussian",
                     tooltip=(
-                        "gaussian: the softest. savgol: keeps peaks such as blinks higher. one_euro: smooths what rests, "
-                        "lets quick movements through. median: removes single bad frames only."
+                        "gaussian: the softest. savgol: keeps peaks such as blinks higher. one_euro: smooths what "
+                        "rests, lets quick movements through. median: removes single bad frames only."
                     ),
                 ),
                 io.Float.Input(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ class EditOptions:
     """How an edited clip is made, apart from who is edited by whom.
 
     Attributes:
-        crop: how the person is found and framed.
+        crop: how the person is found and framed; the driver too, of whom the largest person counts.
         driver_crop: whether the driver's face is cut out first; "auto" does so where frames are not square.
         paste: how the edited portraits are put back.
         result: "frame", the full frames with the edit, or "portrait", the edited portraits alone.
@@ -120,7 +120,8 @@ def edit_clip(
     info, full = source.info, options.result == "frame"
     crop = find_crop(source, options.crop, engine.size, reporter, "source")
     seconds = source_clock(source)[: len(crop)]
-    motions = measure_drivers(engine, drivers, options.driver_crop, options.crop, reporter, seconds)
+    driver_crop = replace(options.crop, person="largest", person_index=0)
+    motions = measure_drivers(engine, drivers, options.driver_crop, driver_crop, reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)
     with FrameWriter(
         output,

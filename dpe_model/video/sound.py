@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import wave
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any, TypeAlias
 import av
 import av.error
 import numpy as np
+import torch
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from torch import Tensor
 
 from .access import naming
 
@@ -162,3 +165,22 @@ def _slice(frame: av.AudioFrame, begin: int, end: int) -> av.AudioFrame:
     part.sample_rate = frame.sample_rate
     part.pts, part.time_base = (frame.pts or 0) + begin, frame.time_base
     return part
+
+
+def write_wav(path: Path, samples: Tensor, rate: int) -> None:
+    """Sound in memory as a 16-bit WAV file.
+
+    Args:
+        path: the file.
+        samples: [C, S] floating point in -1..1; beyond is clipped.
+        rate: samples a second.
+
+    Raises:
+        VideoError: the file cannot be written.
+    """
+    values = (samples.detach().float().nan_to_num().clamp(-1.0, 1.0) * 32767.0).round().to(torch.int16).cpu()
+    with naming(path, "writing the sound", "Check the free space."), wave.open(str(path), "wb") as file:
+        file.setnchannels(values.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(values.T.contiguous().numpy().astype("<i2").tobytes())
