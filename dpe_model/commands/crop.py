@@ -20,12 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="a video, picture or folder")
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the portraits")
     parser.add_argument("--size", type=int, default=256, help="side of the portraits, px (default: 256)")
+    parser.add_argument(
+        "--overlay", type=Path, metavar="PATH", help="also show who was found under which number, and what is cut out"
+    )
     options.add_crop_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     crop = options.crop_options(arguments)
-    frames = crop_clip(arguments.source, arguments.output, crop, arguments.size, options.ProgressBars())
+    frames = crop_clip(
+        arguments.source, arguments.output, crop, arguments.size, options.ProgressBars(), arguments.overlay
+    )
     logger.info("%s: %d frames", arguments.output, frames)
     return 0

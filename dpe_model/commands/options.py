@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,15 @@ from tqdm import tqdm
 from ..engine import PRECISIONS
 from ..errors import MotionError
 from ..jobs import CropOptions, Drivers, ModelOptions
-from ..jobs.portraits import CROP_WHEN
+from ..jobs.portraits import CROP_WHEN, taken_as_portraits
 from ..motion import EDIT_MODES, LENGTH_POLICIES
 from ..portrait import DETECTORS
 from ..portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..portrait.track import SELECT
 
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
 EDITS = {"exp": ("expression",), "pose": ("pose",), "both": ("expression", "pose")}
 
 
@@ -88,23 +92,86 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
     """How a person is found and framed."""
     group = parser.add_argument_group("framing")
     group.add_argument("--framing", choices=FRAMINGS, default="follow", help="one crop, or one that follows the head")
-    group.add_argument("--scale", type=float, default=SCALE, help=f"side of the crop in face boxes (default: {SCALE})")
-    group.add_argument("--person", choices=SELECT, default="largest", help="who, where there are several")
+    group.add_argument(
+        "--scale",
+        type=_scale,
+        default=SCALE,
+        metavar="NUMBER|auto",
+        help=f"side of the crop in face boxes; auto: heads as large as in the other's portraits (default: {SCALE})",
+    )
+    group.add_argument(
+        "--match",
+        type=Path,
+        metavar="PATH",
+        help="for --scale auto: portraits whose heads to match",
+    )
+    group.add_argument("--person", choices=SELECT, help="who, where there are several (default: largest)")
     group.add_argument("--person-index", type=int, default=0, help="for --person index; 0 is seen longest and largest")
+    group.add_argument(
+        "--person-at",
+        type=_position,
+        metavar="X,Y",
+        help="whose face is there, in 0..1 of the frame",
+    )
+    group.add_argument(
+        "--person-mask", type=Path, metavar="PICTURE", help="whose face lies under the white of a picture of the frame"
+    )
     group.add_argument("--no-face", choices=NO_FACE, default="hold", help="frames without a face (default: hold)")
     group.add_argument("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn, which is built in")
 
 
 def crop_options(arguments: argparse.Namespace) -> CropOptions:
     """What `add_crop_options` asked for."""
+    auto = arguments.scale == AUTO
     return CropOptions(
         arguments.framing,
-        arguments.scale,
-        arguments.person,
+        SCALE if auto else arguments.scale,
+        _person(arguments),
         arguments.person_index,
         arguments.no_face,
         arguments.detector,
+        position=arguments.person_at or (0.5, 0.5),
+        mask=arguments.person_mask,
+        match=_match(arguments) if auto else None,
     )
+
+
+def _scale(text: str) -> float | str:
+    return AUTO if text == AUTO else float(text)
+
+
+def _position(text: str) -> tuple[float, float]:
+    x, y = text.split(",")
+    return float(x), float(y)
+
+
+def _person(arguments: argparse.Namespace) -> str:
+    """Who is meant; a point or a mask says so by itself."""
+    given = {"position": arguments.person_at is not None, "mask": arguments.person_mask is not None}
+    named = [arguments.person] if arguments.person else [name for name, there in given.items() if there]
+    if len(named) > 1 or any(there and named != [name] for name, there in given.items()):
+        raise ValueError("--person, --person-at, --person-mask: expected one way to choose the person.")
+    if named and not given.get(named[0], True):
+        option = "--person-at X,Y" if named[0] == "position" else "--person-mask PICTURE"
+        raise ValueError(f"--person {named[0]}: expected {option} with it.")
+    return named[0] if named else "largest"
+
+
+def _match(arguments: argparse.Namespace) -> Path | None:
+    """Whose heads to match: the portraits named, else whichever of source and drivers is taken as it is."""
+    if arguments.match is not None:
+        return arguments.match
+    drivers = [getattr(arguments, name, None) for name in ("driving", "expression", "pose")]
+    if not hasattr(arguments, "driving"):
+        raise ValueError("--scale auto: expected --match PATH, the portraits whose heads to match.")
+    paths = [path for path in drivers if path is not None]
+    if hasattr(arguments, "crop"):
+        match = taken_as_portraits([arguments.source, *paths], arguments.crop)
+    else:
+        match = taken_as_portraits(paths, arguments.driver_crop)
+    if match is None:
+        logger.info("--scale auto: nobody is a portrait already; all are cut out alike, at scale %s.", SCALE)
+    return match
 
 
 def add_crop_when(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:

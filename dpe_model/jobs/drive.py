@@ -62,7 +62,7 @@ def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[
     """The clip's frames, on the clip's clock."""
     info, policy = clip.source.info, job.drivers.length
     seconds = source_clock(clip.source)
-    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter, seconds)
+    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter, seconds)
     edits = job.drivers.edits(motions)
     seconds = seconds[: kept_length(seconds, edits.values(), policy)]
     _check_kind(job.output, len(seconds))
@@ -80,7 +80,7 @@ def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[
 
 def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[Path], reporter: Reporter) -> int:
     """One picture, for as long as its drivers go."""
-    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options, reporter)
+    motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter)
     edits = job.drivers.edits(motions)
     fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), DEFAULT_FPS))
     seconds = still_clock(edits.values(), float(fps), job.drivers.length)

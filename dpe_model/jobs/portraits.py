@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from ..portrait import Crop, Face, crop_frames, frame_portraits, load_detector, track_faces
+from ..errors import FrameError
+from ..frames import to_unit
+from ..portrait import (
+    Crop,
+    FaceDetector,
+    People,
+    Track,
+    TrackBuilder,
+    crop_frames,
+    draw_overlay,
+    frame_portraits,
+    load_detector,
+    matching_scale,
+)
 from ..portrait.crop import SCALE
-from ..video import FrameSource, FrameWriter, open_frames
+from ..portrait.scale import head_proportion, spread
+from ..video import FrameSource, FrameWriter, open_frames, probe, read_frames
 from .report import Reporter, Silent
+
+logger = logging.getLogger(__name__)
 
 CropWhen = Literal["auto", "face", "none"]
 CROP_WHEN: tuple[CropWhen, ...] = ("auto", "face", "none")
@@ -22,7 +40,13 @@ CUT_CHUNK = 8
 
 @dataclass(frozen=True)
 class CropOptions:
-    """How a person is found and framed; see `dpe_model.portrait.frame_portraits` and `track_faces`."""
+    """How a person is found and framed; see `dpe_model.portrait.frame_portraits` and `track_faces`.
+
+    Attributes:
+        position: x and y in 0..1 of the frame, for `person="position"`.
+        mask: a picture of the whole frame, white over the face, for `person="mask"`.
+        match: a clip of square portraits: whoever else is cut out shows a head of the same size; `scale` is not used.
+    """
 
     framing: str = "follow"
     scale: float = SCALE
@@ -31,6 +55,30 @@ class CropOptions:
     no_face: str = "hold"
     detector: str = "mtcnn"
     device: str = "cpu"
+    position: tuple[float, float] = (0.5, 0.5)
+    mask: Path | None = None
+    match: Path | None = None
+
+    def of_driver(self) -> CropOptions:
+        """The same for another clip, where a place in the picture means nobody."""
+        return replace(self, person="largest") if self.person in ("position", "mask") else self
+
+    def person_mask(self) -> Tensor | None:
+        """The mask [1, H, W] in 0..1, read from its picture.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        return None if self.mask is None else to_unit(read_frames(self.mask, limit=1)).mean(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Framed:
+    """A person found and framed in a clip, and who else is in it."""
+
+    crop: Crop
+    people: People
+    track: Track
 
 
 @dataclass(frozen=True)
@@ -61,15 +109,71 @@ def find_crop(
     Raises:
         NoFaceError: no face anywhere, or in some frame under `no_face="stop"`.
     """
-    detector = load_detector(options.detector, options.device)
-    found: list[list[Face]] = []
+    return frame_person(source, options, size, reporter, name, stop).crop
+
+
+def frame_person(
+    source: FrameSource, options: CropOptions, size: int, reporter: Reporter, name: str, stop: int | None = None
+) -> Framed:
+    """As `find_crop`, with everybody who was found.
+
+    Raises:
+        NoFaceError: no face anywhere, or in some frame under `no_face="stop"`.
+        FrameError: the clip to match is not one of square portraits.
+    """
+    detector = load_detector(options.detector, options.device, unsure=True)
+    mask = options.person_mask()
+    proportion = None
+    if options.match is not None and options.match != Path(source.info.path):
+        proportion = clip_proportion(options.match, detector, reporter)
+    builder = TrackBuilder(detector)
     total = len(source) if stop is None else min(stop, len(source))
     with reporter.stage(f"find the {name}'s face", total) as count:
         for frames in source.chunks(DETECT_CHUNK, stop=stop):
-            found += detector.detect(frames)
+            builder.add(frames)
             count(len(frames))
-    track = track_faces(found, (source.info.height, source.info.width), options.person, options.person_index)
-    return frame_portraits(track, options.scale, options.framing, size, options.no_face)
+    people = builder.sightings().people()
+    track = people.choose(options.person, options.person_index, options.position, mask)
+    scale = options.scale if proportion is None else matching_scale(track, proportion)
+    if proportion is not None:
+        logger.info("%s: scale %.2f matches the heads of %s", source.info.path, scale, options.match)
+    return Framed(frame_portraits(track, scale, options.framing, size, options.no_face), people, track)
+
+
+def clip_proportion(path: Path, detector: FaceDetector, reporter: Reporter) -> float:
+    """How large the head is in a clip of square portraits, in their side, from frames spread over it.
+
+    Raises:
+        FrameError: the frames are not square.
+        NoFaceError: no face in any of them.
+    """
+    source = open_frames(path)
+    if source.info.width != source.info.height:
+        raise FrameError(
+            f"{path}: expected square portraits, whose heads are to be matched, got {source.info.width}x"
+            f"{source.info.height}. Cut them out first (command: crop), or give a scale as a number."
+        )
+    wanted = set(spread(len(source)))
+    builder, start = TrackBuilder(detector), 0
+    with reporter.stage("measure the heads to match", len(source)) as count:
+        for frames in source.chunks(DETECT_CHUNK):
+            here = [n - start for n in range(start, start + len(frames)) if n in wanted]
+            if here:
+                builder.add(frames[here])
+            start += len(frames)
+            count(len(frames))
+    return head_proportion(builder.sightings().people().choose().seen, float(source.info.width))
+
+
+def taken_as_portraits(paths: Iterable[Path], when: CropWhen) -> Path | None:
+    """The first of these clips whose frames are taken as portraits as they are; None where all are cut out."""
+    for path in paths:
+        if when == "face" or path.suffix == ".safetensors":
+            continue
+        info = probe(path)
+        if info.width == info.height:
+            return path
+    return None
 
 
 def open_portraits(
@@ -98,22 +202,45 @@ def open_portraits(
     return PortraitClip(source, find_crop(source, options, size, reporter, name, stop), stop)
 
 
-def crop_clip(source: Path, output: Path, options: CropOptions, size: int, reporter: Reporter | None = None) -> int:
+def crop_clip(
+    source: Path,
+    output: Path,
+    options: CropOptions,
+    size: int,
+    reporter: Reporter | None = None,
+    overlay: Path | None = None,
+) -> int:
     """Cut one person's portraits out of a clip into a file of their own, with the clip's rate and sound.
+
+    Args:
+        source: the full frames.
+        output: the portraits.
+        options: how the person is found and framed.
+        size: side of the portraits, px.
+        reporter: shows progress.
+        overlay: also write the small full frames with everybody's box and number, and the square that is cut out.
 
     Returns:
         The number of frames written.
     """
     reporter = reporter or Silent()
     FrameWriter.check(output, source)
-    clip = open_portraits(open_frames(source), "face", options, size, reporter, "source")
-    info = clip.source.info
-    sound = source if info.has_audio else None
-    with (
-        FrameWriter(output, info.fps, audio_from=sound, sources=[source]) as writer,
-        reporter.stage("cut", len(clip.source)) as count,
-    ):
+    if overlay is not None:
+        FrameWriter.check(overlay, source, output)
+    clip = open_frames(source)
+    framed = frame_person(clip, options, size, reporter, "source")
+    sound = source if clip.info.has_audio else None
+    with ExitStack() as stack:
+        writer = stack.enter_context(FrameWriter(output, clip.info.fps, audio_from=sound, sources=[source]))
+        shown = None
+        if overlay is not None:
+            shown = stack.enter_context(FrameWriter(overlay, clip.info.fps, sources=[source]))
+        count = stack.enter_context(reporter.stage("cut", len(clip)))
+        start = 0
         for frames in clip.chunks(CUT_CHUNK):
-            writer.write(frames)
+            writer.write(crop_frames(frames, framed.crop[start : start + len(frames)]))
+            if shown is not None:
+                shown.write(draw_overlay(frames, framed.people, framed.track.person, framed.crop, start))
+            start += len(frames)
             count(len(frames))
     return writer.frames

@@ -1,15 +1,19 @@
 """From full frames to portraits and back: detect, track, crop, mask, paste."""
 
+from .boxes import BoxedFaces, read_boxes
 from .crop import Crop, crop_frames, frame_portraits
 from .detect import DETECTORS, load_detector
 from .face import DetectorError, Face, FaceDetector
 from .mask import face_mask, feather_mask
+from .overlay import draw_overlay, telling_frame
 from .paste import PasteOptions, Paster, paste_back
+from .scale import matching_scale, measure_proportion
 from .sightings import Sightings, TrackBuilder
 from .track import People, Track, track_faces
 
 __all__ = [
     "DETECTORS",
+    "BoxedFaces",
     "Crop",
     "DetectorError",
     "Face",
@@ -21,10 +25,15 @@ __all__ = [
     "Track",
     "TrackBuilder",
     "crop_frames",
+    "draw_overlay",
     "face_mask",
     "feather_mask",
     "frame_portraits",
     "load_detector",
+    "matching_scale",
+    "measure_proportion",
     "paste_back",
+    "read_boxes",
+    "telling_frame",
     "track_faces",
 ]
