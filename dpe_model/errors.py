@@ -30,3 +30,7 @@ class VideoError(DPEError):
 
 class EvaluationError(DPEError):
     """An evaluation cannot be made: a package is missing, a judge failed, or its curves do not fit the clips."""
+
+
+class BatchError(DPEError):
+    """A batch cannot be begun: the manifest cannot be read, or the launcher's settings make no sense."""

@@ -36,16 +36,19 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    frames = edit_video(job(arguments, arguments.source, arguments.output), options.ProgressBars())
+    asked = job(arguments, arguments.source, arguments.output, DRIVING_CLIP)
+    if asked.drivers.pose is not None and arguments.result == "frame":
+        logger.warning("After a pose edit the neck may no longer fit the body; look at the seams.")
+    frames = edit_video(asked, options.ProgressBars())
     logger.info("%s: %d frames", arguments.output, frames)
     return 0
 
 
-def job(arguments: argparse.Namespace, source: Path, output: Path) -> EditVideoJob:
-    """What was asked for, as a job."""
-    asked = EditVideoJob(
+def job(arguments: argparse.Namespace, source: Path, output: Path, driver: Path | None = None) -> EditVideoJob:
+    """What was asked for, as a job; `driver` drives where nobody was named."""
+    return EditVideoJob(
         source=source,
-        drivers=options.drivers(arguments, DRIVING_CLIP),
+        drivers=options.drivers(arguments, driver),
         output=output,
         model=options.model_options(arguments),
         options=EditOptions(
@@ -55,6 +58,3 @@ def job(arguments: argparse.Namespace, source: Path, output: Path) -> EditVideoJ
             result=arguments.result,
         ),
     )
-    if asked.drivers.pose is not None and arguments.result == "frame":
-        logger.warning("After a pose edit the neck may no longer fit the body; look at the seams.")
-    return asked

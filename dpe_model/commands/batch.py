@@ -1,0 +1,163 @@
+"""batch: many full-frame videos edited with one model, as a manifest lists them."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import BatchError, DPEError
+from ..jobs import Silent
+from ..jobs.batch import REPORT, Outcome, Share, run_batch
+from ..jobs.edit_video import EditVideoJob
+from ..video.writer import CONTAINERS
+from . import edit_video, options
+
+NAME = "batch"
+HELP = "Edit many videos with one model: a manifest lists them, finished ones are passed over, failures do not stop it."
+
+logger = logging.getLogger(__name__)
+
+FILES = ("source", "output")
+"""Keys of a manifest's line that name the clip's own files; all others are options of edit-video."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="JSON lines (.jsonl) or .csv: one clip a line, source, output (default: the source's name) and any option "
+        "of edit-video for this clip alone; paths are relative to the manifest",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, metavar="PATH", help="the edited videos and the report"
+    )
+    parser.add_argument(
+        "--ending", choices=tuple(CONTAINERS), default=".mp4", help="of outputs not named (default: .mp4)"
+    )
+    edit_video.add_edit_options(parser)
+    options.add_model_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; 1 if any clip failed."""
+    share = Share.of_launcher()
+    jobs = read_manifest(arguments)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    model = options.model_options(arguments)
+    model = replace(model, device=share.device(model.device))
+    reporter = options.ProgressBars() if share.rank == 0 else Silent()
+    outcomes = run_batch(jobs, model.engine, arguments.output_dir / REPORT, share, reporter)
+    if share.rank == 0:
+        _say(outcomes, arguments.output_dir / REPORT)
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def read_manifest(arguments: argparse.Namespace) -> list[EditVideoJob]:
+    """The clips that a manifest lists, with the command line's options where a line has none of its own.
+
+    Raises:
+        BatchError: the manifest cannot be read, or a line has an unknown key or a value that cannot be; names the line.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    edit_video.add_edit_options(parser)
+    jobs: list[EditVideoJob] = []
+    taken: dict[Path, str] = {}
+    for where, line in _lines(arguments.manifest):
+        try:
+            job = _job(parser, arguments, line)
+        except (DPEError, ValueError) as error:
+            raise BatchError(f"{where}: {error}") from error
+        if job.output in taken:
+            raise BatchError(f"{where}: writes {job.output.name} as {taken[job.output]} does. Give it an output.")
+        taken[job.output] = where
+        jobs.append(job)
+    if not jobs:
+        raise BatchError(f"{arguments.manifest}: expected at least one clip, found none.")
+    return jobs
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are exceptions."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _job(parser: argparse.ArgumentParser, defaults: argparse.Namespace, line: Mapping[str, object]) -> EditVideoJob:
+    folder = defaults.manifest.parent
+    given = {key.strip().replace("-", "_"): value for key, value in line.items() if value is not None and value != ""}
+    actions = {action.dest: action for action in parser._actions}
+    unknown = sorted(set(given) - set(actions) - set(FILES))
+    if unknown:
+        raise ValueError(f"unknown {', '.join(unknown)}; expected source, output or an option of edit-video.")
+    if "source" not in given:
+        raise ValueError("expected a source, found none.")
+    asked = [word for key, value in given.items() if key not in FILES for word in _asked(actions[key], value, folder)]
+    source = _beside(folder, given["source"])
+    output = defaults.output_dir / str(given.get("output", source.stem + defaults.ending))
+    if output.suffix.lower() not in CONTAINERS:
+        raise ValueError(f"output {output.name}: expected a name ending in {', '.join(CONTAINERS)}.")
+    return edit_video.job(parser.parse_args(asked, copy(defaults)), source, output)
+
+
+def _asked(action: argparse.Action, value: object, folder: Path) -> list[str]:
+    """A line's value as it would stand on the command line."""
+    name = action.option_strings[-1]
+    if action.nargs == 0:
+        return [name] if str(value).lower() in ("true", "yes", "on", "1") else []
+    if action.nargs is not None and isinstance(value, str):
+        value = value.split()
+    values = value if isinstance(value, list) else [value]
+    words = [str(_beside(folder, v)) if action.type is Path else str(v) for v in values]
+    return [f"{name}={words[0]}"] if action.nargs is None and len(words) == 1 else [name, *words]
+
+
+def _beside(folder: Path, path: object) -> Path:
+    """A path of the manifest's, which is relative to its folder."""
+    return folder / Path(str(path)).expanduser()
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Place and content of each clip's line."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                reader = csv.DictReader(file, strict=True)
+                for line in reader:
+                    if None in line:
+                        raise BatchError(f"{path}, line {reader.line_num}: more values than the first line names.")
+                    yield f"{path}, line {reader.line_num}", line
+                return
+            for number, text in enumerate(file, 1):
+                if text.strip():
+                    yield f"{path}, line {number}", _object(text, f"{path}, line {number}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BatchError(f"{path}: the manifest cannot be read ({error}).") from error
+
+
+def _object(text: str, where: str) -> Mapping[str, object]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise BatchError(f'{where}: expected a JSON object such as {{"source": "clip.mp4"}} ({error}).') from error
+    if not isinstance(found, dict):
+        raise BatchError(f"{where}: expected a JSON object, got {type(found).__name__}.")
+    return found
+
+
+def _say(outcomes: list[Outcome], report: Path) -> None:
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            logger.error("failed: %s: %s", outcome.source, outcome.error)
+    counts = [f"{sum(o.status == status for o in outcomes)} {status}" for status in ("done", "skipped", "failed")]
+    logger.info("%s; %s", ", ".join(counts), report)
