@@ -40,7 +40,7 @@ def smooth_motion(
     - "savgol": a parabola fitted to the frames around (Savitzky and Golay, 1964); keeps peaks high. Its window has the
       Gaussian's cut-off frequency by Schafer's formula (What is a Savitzky-Golay filter?, 2011).
     - "one_euro": smooths what rests and lets through what moves fast (Casiez, Roussel, Vogel: 1 Euro Filter, 2012); run
-      forwards and backwards, so that neither lags.
+      forwards and backwards, so that nothing lags.
     - "median": removes single outliers, keeps edges.
 
     Args:
@@ -96,8 +96,10 @@ def _one_euro(values: np.ndarray, sigma: float) -> np.ndarray:
     cutoff = GAUSSIAN_CUTOFF / sigma / 0.644
     spread = values.std(0)
     scaled = values / np.where(spread > 0.0, spread, 1.0)
-    there = _one_euro_pass(scaled, cutoff)
-    return _one_euro_pass(there[::-1], cutoff)[::-1] * np.where(spread > 0.0, spread, 1.0)
+    # First forwards or first backwards differs a little; their mean treats both directions alike.
+    forth = _one_euro_pass(_one_euro_pass(scaled, cutoff)[::-1], cutoff)[::-1]
+    back = _one_euro_pass(_one_euro_pass(scaled[::-1], cutoff)[::-1], cutoff)
+    return (forth + back) / 2.0 * np.where(spread > 0.0, spread, 1.0)
 
 
 def _one_euro_pass(values: np.ndarray, cutoff: float) -> np.ndarray:
