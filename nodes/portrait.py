@@ -3,46 +3,73 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..dpe_model.frames import check_frames
+from ..dpe_model.frames import check_frames, to_unit
 from ..dpe_model.portrait import (
     DETECTORS,
-    Face,
+    BoxedFaces,
+    Crop,
     FaceDetector,
+    People,
+    Track,
+    TrackBuilder,
     crop_frames,
+    draw_overlay,
     frame_portraits,
     load_detector,
-    track_faces,
+    matching_scale,
+    measure_proportion,
+    read_boxes,
+    telling_frame,
 )
+from ..dpe_model.portrait.boxes import LAYOUTS
 from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE, ranges
-from ..dpe_model.portrait.track import SELECT, Track
+from ..dpe_model.portrait.track import SELECT
 from . import host
 from .sockets import CATEGORY, DPECrop
 
 DETECT_CHUNK = 8
+SMALLEST_IN_BOX = 0.15
+"""Smallest face looked for around a given box, as a fraction of what is searched."""
+BoundingBox = io.Custom("BOUNDING_BOX")
 
 
-def _detector(name: str) -> FaceDetector:
+def _detector(name: str, **options: Any) -> FaceDetector:
     device = host.memory.get_torch_device()
     if name == "insightface":
-        return load_detector(name, device, root=Path(folder_paths.models_dir) / "insightface")
-    return load_detector(name, device)
+        return load_detector(name, device, root=Path(folder_paths.models_dir) / "insightface", unsure=True)
+    return load_detector(name, device, unsure=True, **options)
 
 
-def _detect(frames: torch.Tensor, detector: FaceDetector) -> list[list[Face]]:
+def _people(frames: torch.Tensor, detector: FaceDetector) -> People:
+    """Everybody in the frames, found chunk by chunk."""
     progress = host.Progress(len(frames))
-    found: list[list[Face]] = []
+    builder = TrackBuilder(detector)
     for start in range(0, len(frames), DETECT_CHUNK):
         host.check_interrupt()
         chunk = frames[start : start + DETECT_CHUNK]
-        found += detector.detect(chunk)
+        builder.add(chunk)
         progress.add(len(chunk))
-    return found
+    return builder.sightings().people()
+
+
+def _overlay(frames: torch.Tensor, people: People, chosen: int, crop: Crop, every: bool) -> torch.Tensor:
+    """Small pictures [n, h, w, 3] float32 of every frame, or of the one that shows most people."""
+    if not every:
+        n = telling_frame(people)
+        return to_unit(draw_overlay(frames[n : n + 1], people, chosen, crop, n))
+    parts = []
+    for start in range(0, len(frames), DETECT_CHUNK):
+        host.check_interrupt()
+        chunk = frames[start : start + DETECT_CHUNK]
+        parts.append(to_unit(draw_overlay(chunk, people, chosen, crop, start)))
+    return torch.cat(parts)
 
 
 class CropPortrait(io.ComfyNode):
@@ -68,7 +95,7 @@ class CropPortrait(io.ComfyNode):
                     default="follow",
                     tooltip=(
                         "static: one crop for the whole clip, for a head that stays about where it is. follow: the "
-                        "crop moves with the head, smoothed over the whole clip without lag."
+                        "crop moves with the head, smoothed over the whole clip without lag. A cut begins anew."
                     ),
                 ),
                 io.Float.Input(
@@ -94,7 +121,10 @@ class CropPortrait(io.ComfyNode):
                     "person",
                     options=list(SELECT),
                     default="largest",
-                    tooltip="Who, where several people are in the picture: judged over the whole clip.",
+                    tooltip=(
+                        "Who, where several people are in the picture: judged over the whole clip. position: whose "
+                        "face first comes to position_x, position_y. mask: whose face lies under the mask."
+                    ),
                 ),
                 io.Int.Input(
                     "person_index",
@@ -122,10 +152,67 @@ class CropPortrait(io.ComfyNode):
                         "which are for non-commercial use."
                     ),
                 ),
+                io.Float.Input(
+                    "position_x",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="For person = position: from the left (0) to the right (1) of the frame.",
+                ),
+                io.Float.Input(
+                    "position_y",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="For person = position: from the top (0) to the bottom (1) of the frame.",
+                ),
+                io.Combo.Input(
+                    "boxes_as",
+                    options=list(LAYOUTS),
+                    default="xywh",
+                    optional=True,
+                    tooltip="How four numbers at boxes are meant. xywh: corner, width, height. xyxy: two corners.",
+                ),
+                io.Boolean.Input(
+                    "overlay_all",
+                    default=False,
+                    optional=True,
+                    tooltip="Overlay of every frame. Off: only of the frame that shows most people.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="For person = mask: white over the person's face, of the full frame; one, or one a frame.",
+                ),
+                io.MultiType.Input(
+                    "boxes",
+                    types=[io.BBOX, BoundingBox],
+                    optional=True,
+                    tooltip=(
+                        "Face boxes from another node instead of the detector's, in pixels: one for all frames, one a "
+                        "frame, or a list a frame. The detector only looks inside them for the landmarks."
+                    ),
+                ),
+                io.Image.Input(
+                    "match",
+                    optional=True,
+                    tooltip=(
+                        "Square portraits, as of the driver: the crop is made so that the heads are equally large. "
+                        "Then scale is not used."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="portrait", tooltip="Square portraits, one a frame."),
                 DPECrop.Output(display_name="crop", tooltip="Where each portrait lies in its frame."),
+                io.Image.Output(
+                    display_name="overlay",
+                    tooltip="Small frames with everybody's box and number, the chosen one green, the crop yellow.",
+                ),
             ],
         )
 
@@ -140,19 +227,53 @@ class CropPortrait(io.ComfyNode):
         person_index: int,
         no_face: str,
         detector: str,
+        position_x: float = 0.5,
+        position_y: float = 0.5,
+        boxes_as: str = "xywh",
+        overlay_all: bool = False,
+        mask: torch.Tensor | None = None,
+        boxes: Any = None,
+        match: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Detect, follow one person, lay out the crops, cut them."""
         frames = check_frames(image, "image")
-        height, width = frames.shape[1:3]
-        track = track_faces(_detect(frames, _detector(detector)), (height, width), person, person_index)
+        proportion = None if match is None else measure_proportion(match, _detector(detector))
+        if boxes is None:
+            finder = _detector(detector)
+        else:
+            inside = _detector(detector, min_face=SMALLEST_IN_BOX)
+            finder = BoxedFaces(read_boxes(boxes, len(frames), boxes_as), inside)
+        people = _people(frames, finder)
+        track = people.choose(person, person_index, (position_x, position_y), mask)
+        if proportion is not None:
+            scale = matching_scale(track, proportion)
         crop = frame_portraits(track, scale, framing, size, no_face)
-        return io.NodeOutput(crop_frames(frames, crop), crop, ui=host.note(_found(track, no_face)))
+        notes = _notes(
+            track, people, crop, None if proportion is None else scale, mask is not None and person != "mask"
+        )
+        shown = _overlay(frames, people, track.person, crop, overlay_all)
+        return io.NodeOutput(crop_frames(frames, crop), crop, shown, ui=host.note(*notes))
 
 
-def _found(track: Track, no_face: str) -> str:
+def _notes(track: Track, people: People, crop: Crop, scale: float | None, idle_mask: bool) -> list[str]:
+    """What the node tells after a run."""
+    notes = [_found(track, crop)]
+    if len(people) > 1:
+        notes.append(f"Person {track.person} of {len(people)} (0 to {len(people) - 1}); the overlay shows the numbers")
+    if scale is not None:
+        notes.append(f"Scale {scale:.2f} matches the heads")
+    if idle_mask:
+        notes.append("The mask is not used: set person to mask")
+    return notes
+
+
+def _found(track: Track, crop: Crop) -> str:
     """Such as "Face found in 248 of 250 frames; 2 held: 17 and 40"."""
-    missing = np.flatnonzero(~track.found)
-    if not len(missing):
+    missing = ~track.found
+    if not missing.any():
         return f"Face found in all {len(track)} frames" if len(track) > 1 else "Face found"
-    fate = "held" if no_face == "hold" else "passed through"
-    return f"Face found in {len(track) - len(missing)} of {len(track)} frames; {len(missing)} {fate}: {ranges(missing)}"
+    parts = [f"Face found in {len(track) - int(missing.sum())} of {len(track)} frames"]
+    for fate, which in (("held", missing & crop.found), ("passed through", missing & ~crop.found)):
+        if which.any():
+            parts.append(f"{int(which.sum())} {fate}: {ranges(np.flatnonzero(which))}")
+    return "; ".join(parts)

@@ -196,3 +196,21 @@ def test_lengths_that_do_not_meet_are_explained(comfy: ComfyServer, graph: Promp
         comfy.queue(prompt)
     held = graph | {"driver few": short, "edit": _with(graph["edit"], length="hold")}
     assert len(frames(comfy, comfy.queue(held), "saved paste")) == FRAMES
+
+
+def test_crop_portrait_shows_and_chooses_people(comfy: ComfyServer, graph: Prompt):
+    """The overlay, a mask, boxes and a match, as other nodes give them."""
+    wide = _with(graph["source video"], file="dpe_full_frame.mp4")
+    names = ("source parts", "source few", "driver video", "driver parts", "driver few", "driver crop")
+    base = _part(graph, *names) | {"source video": wide}
+    shown = {"class_type": "SaveImage", "inputs": {"images": ["source crop", 2], "filename_prefix": "dpe/overlay"}}
+    mask = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 48}}
+    crop = _with(graph["source crop"], person="mask", mask=["mask", 0], match=["driver crop", 0], overlay_all=True)
+    outputs = comfy.queue({**base, "mask": mask, "source crop": crop, "shown": shown})
+    assert frames(comfy, outputs, "shown").shape == (FRAMES, 480, 640, 3)
+    assert any("matches the heads" in line for line in outputs["source crop"]["dpe_note"])
+    one = comfy.queue({**base, "source crop": graph["source crop"], "shown": shown})
+    assert frames(comfy, one, "shown").shape == (1, 480, 640, 3)
+    empty = mask | {"inputs": mask["inputs"] | {"value": 0.0}}
+    with pytest.raises(ComfyError, match="no face lies under the mask"):
+        comfy.queue({**base, "mask": empty, "source crop": crop, "shown": shown})
