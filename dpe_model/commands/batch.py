@@ -119,7 +119,7 @@ def _asked(action: argparse.Action, value: object, folder: Path) -> list[str]:
         value = value.split()
     values = value if isinstance(value, list) else [value]
     words = [str(_beside(folder, v)) if action.type is Path else str(v) for v in values]
-    return [f"{name}={words[0]}"] if action.nargs is None and len(words) == 1 else [name, *words]
+    return [f"{name}={','.join(words)}"] if action.nargs is None else [name, *words]
 
 
 def _beside(folder: Path, path: object) -> Path:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -116,13 +117,7 @@ def run_batch(
     """
     share, reporter = share or Share(), reporter or Silent()
     mine = range(share.rank, len(jobs), share.count)
-    opened: list[Engine] = []
-
-    def ready() -> Engine:
-        if not opened:
-            opened.append(engine())
-        return opened[0]
-
+    ready = cache(engine)
     if share.count > 1:
         dist.init_process_group("gloo", rank=share.rank, world_size=share.count, timeout=PATIENCE)
     try:
@@ -155,9 +150,7 @@ def settings_of(job: EditVideoJob, model: str) -> str:
     Raises:
         VideoError: a file is missing.
     """
-    files = [_file_state(path) for path in (job.source, *job.drivers.paths())]
-    parts = {"model": model, "drivers": _plain(job.drivers), "options": _plain(job.options), "files": files}
-    parts["output"] = job.output.suffix
+    parts = [model, *(_plain(value) for value in (job.source, job.drivers, job.options)), job.output.suffix]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -217,7 +210,9 @@ def _file_state(path: Path) -> list[object]:
 
 
 def _plain(value: object) -> object:
-    """Values and frozen dataclasses of values as JSON takes them."""
+    """Values and frozen dataclasses of values as JSON takes them; of a file, its state."""
+    if isinstance(value, Path):
+        return _file_state(value)
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, (list, tuple)):

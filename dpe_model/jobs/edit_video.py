@@ -120,7 +120,7 @@ def edit_clip(
     info, full = source.info, options.result == "frame"
     crop = find_crop(source, options.crop, engine.size, reporter, "source")
     seconds = source_clock(source)[: len(crop)]
-    driver_crop = replace(options.crop, person="largest", person_index=0)
+    driver_crop = replace(options.crop.of_driver(), person="largest")
     motions = measure_drivers(engine, drivers, options.driver_crop, driver_crop, reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)
     with FrameWriter(

@@ -5,7 +5,7 @@ import torch
 
 from dpe_model.errors import MotionError
 from dpe_model.latent import Latent
-from dpe_model.motion import Edit, EditPlan, Motion, driver_frames, output_length
+from dpe_model.motion import Edit, EditPlan, Motion, driver_frames, driver_positions, output_length, reached
 
 from .tiny import clip
 
@@ -148,3 +148,80 @@ def test_latents_collect_edits():
     assert edited.length == 2
     assert edited.with_policy("trim").length == 2
     assert Latent(clip(1), motion(1), policy="hold").with_edit("pose", Edit(motion(5))).length == 5
+
+
+UNEVEN = torch.tensor([0.0, 0.1, 0.15, 0.4], dtype=torch.float64)
+
+
+def ramp(frames, fps=25.0, times=None):
+    return Motion(torch.arange(frames, dtype=torch.float32)[:, None], "a", fps, times)
+
+
+def test_times_of_an_uneven_clip_are_saved_and_loaded(tmp_path):
+    before = ramp(4, 10.0, UNEVEN)
+    before.save(tmp_path / "m.safetensors")
+    assert torch.equal(Motion.load(tmp_path / "m.safetensors").times, UNEVEN)
+    ramp(4).save(tmp_path / "n.safetensors")
+    assert Motion.load(tmp_path / "n.safetensors").times is None
+
+
+@pytest.mark.parametrize(
+    ("fps", "times"), [(None, UNEVEN), (10.0, UNEVEN[:3]), (10.0, UNEVEN + 1.0), (10.0, UNEVEN.flip(0))]
+)
+def test_times_that_make_no_sense_are_refused(fps, times):
+    with pytest.raises(MotionError, match="increasing times"):
+        ramp(4, fps, times)
+
+
+def test_an_uneven_clip_is_seen_at_its_own_times():
+    seconds = torch.tensor([0.0, 0.05, 0.1, 0.125, 0.15, 0.275, 0.4, 9.0], dtype=torch.float64)
+    expected = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0], dtype=torch.float64)
+    assert torch.allclose(ramp(4, 10.0, UNEVEN).positions(seconds), expected)
+
+
+@pytest.mark.parametrize("fps", [25.0, 30000 / 1001, 24000 / 1001, 59.94])
+def test_on_its_own_clock_every_frame_is_itself_bit_for_bit(fps):
+    seconds = torch.tensor([float(i / fps) for i in range(20000)], dtype=torch.float64)
+    assert torch.equal(ramp(20000, fps).positions(seconds), torch.arange(20000, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("policy", ["hold", "loop", "ping_pong"])
+def test_by_time_as_by_number_where_the_rates_are_the_same(policy):
+    seconds = torch.arange(300, dtype=torch.float64) / 29.97
+    assert torch.equal(
+        driver_positions(ramp(7, 29.97), seconds, policy), driver_frames(7, 300, policy).to(torch.float64)
+    )
+
+
+def test_a_driver_starts_again_after_its_duration_not_after_a_number_of_frames():
+    seconds = torch.arange(0, 24, dtype=torch.float64) / 30
+    places = driver_positions(ramp(10, 25.0), seconds, "loop")  # 0.4 s, 12 frames of the source
+    assert torch.allclose(places[12:], places[:12])
+    assert torch.equal(places[[0, 6, 12, 18]], torch.tensor([0.0, 5.0, 0.0, 5.0], dtype=torch.float64))
+
+
+def test_a_driver_without_a_rate_goes_frame_by_frame():
+    seconds = torch.tensor([0.0, 0.5, 0.7, 2.0], dtype=torch.float64)
+    assert driver_positions(ramp(3, None), seconds, "hold").tolist() == [0, 1, 2, 2]
+
+
+def test_a_driver_of_one_frame_by_time():
+    for policy in ("trim", "hold", "loop", "ping_pong"):
+        assert driver_positions(ramp(1), torch.arange(4).double(), policy).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("driver", "expected"), [(ramp(4), 5), (ramp(10), 12), (ramp(4, None), 4), (ramp(99), 30)])
+def test_how_far_a_driver_reaches(driver, expected):
+    assert reached(driver, torch.arange(30, dtype=torch.float64) / 30) == expected
+
+
+def test_the_reference_is_a_frame_of_the_driver_whatever_the_source_s_clock():
+    driver = ramp(10, 50.0)
+    plan = EditPlan.on_clock([Edit(driver, 1.0, "relative", 3)], torch.arange(4, dtype=torch.float64) / 25, "hold")
+    assert plan.apply(torch.zeros(4, 1), 0)[:, 0].tolist() == [-3.0, -1.0, 1.0, 3.0]
+
+
+def test_resampling_an_uneven_clip_makes_it_even():
+    even = ramp(4, 10.0, UNEVEN).resampled(20.0)
+    assert (even.times, even.fps, len(even)) == (None, 20.0, 10)
+    assert torch.allclose(even.alpha[:5, 0], torch.tensor([0.0, 0.5, 1.0, 2.0, 2.2]))

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from dpe_model.errors import VideoError
-from dpe_model.video import open_frames, probe, read_frames, reader
+from dpe_model.video import MemoryFrames, Section, open_frames, probe, read_frames, reader
+from dpe_model.video.pixels import Colour
 
 from .video_samples import (
     CHART,
@@ -303,3 +304,63 @@ def test_a_chunk_larger_than_the_clip_takes_no_more_room_than_it(tmp_path: Path)
     (chunk,) = open_frames(encode(tmp_path / "a.mkv", counted_frames(9))).chunks(10**9)
     assert numbers(chunk) == list(range(9))
     assert chunk.untyped_storage().nbytes() == 9 * 32 * 32 * 3
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_time_stamps_are_found_without_decoding(tmp_path: Path, name: str) -> None:
+    pts = [Fraction(t, 1000) for t in (0, 20, 70, 103, 193, 233, 273, 288)]
+    path = encode(tmp_path / name, counted_frames(8), pts=pts)
+    source = open_frames(path)
+    found = source.frame_times()
+    assert found == pts
+    assert found == [t for _, times in open_frames(path).timed_chunks(3) for t in times]
+
+
+def test_time_stamps_of_pictures_are_those_of_their_rate(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{i}.png")
+    assert open_frames(tmp_path).frame_times() == [Fraction(i, 25) for i in range(3)]
+
+
+def test_after_a_whole_reading_the_time_stamps_are_those_that_were_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_frames(encode(tmp_path / "a.mp4", counted_frames(20)), read_ahead=2)
+    monkeypatch.setattr(source, "_find_times", lambda: pytest.fail("asked the file again"))
+    seen = [t for _, times in source.timed_chunks(6) for t in times]
+    assert source.frame_times() == seen == [Fraction(i, 25) for i in range(20)]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_reading_ahead_gives_the_same_frames(tmp_path: Path, ahead: int) -> None:
+    path = encode(tmp_path / "a.mp4", counted_frames(11))
+    source = open_frames(path, read_ahead=ahead)
+    assert [numbers(c) for c in source.chunks(4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [numbers(c) for c in source.chunks(4, 3, 9)] == [[3, 4, 5, 6], [7, 8]]
+
+
+def test_a_section_is_a_source_of_its_own(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", counted_frames(25), 25)
+    section = Section(open_frames(path), Fraction(1, 5), Fraction(2, 5))
+    assert (len(section), section.info.frames, section.info.start) == (10, 10, Fraction(1, 5))
+    assert [numbers(c) for c in section.chunks(6)] == [[5, 6, 7, 8, 9, 10], [11, 12, 13, 14]]
+    assert [numbers(c) for c in section.chunks(6, 2, 5)] == [[7, 8, 9]]
+    assert section.frame_times() == [Fraction(i, 25) for i in range(5, 15)]
+    assert len(Section(open_frames(path), Fraction(4, 5))) == 5
+    with pytest.raises(VideoError, match=r"from 0\.000 s to 0\.960 s"):
+        Section(open_frames(path), Fraction(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_frames_in_memory_are_a_source(dtype: torch.dtype) -> None:
+    frames = counted_frames(7)
+    source = MemoryFrames(frames if dtype == torch.uint8 else frames / 255, Fraction(10))
+    assert [numbers(c) for c in source.chunks(4, 1)] == [[1, 2, 3, 4], [5, 6]]
+    assert (len(source), source.info.fps, source.info.width) == (7, 10, 32)
+    assert source.frame_times()[3] == Fraction(3, 10)
+
+
+def test_colours_and_pixel_shape_are_told(tmp_path: Path) -> None:
+    assert probe(encode(tmp_path / "a.mp4", chart_frame(), colour=(6, 2))).colour == Colour(6, True, 2, 2)
+    assert probe(encode(tmp_path / "b.mp4", chart_frame())).colour == Colour()
+    assert probe(tmp_path / "b.mp4").pixel_aspect == 1

@@ -1,0 +1,350 @@
+"""Whole clips from file to file: time stamps, sound, rotation, colours, odd sizes, several people, failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from itertools import accumulate
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from dpe_model.engine import Engine
+from dpe_model.errors import MotionError, VideoError
+from dpe_model.jobs import DriveJob, Drivers, EditOptions, drive, edit_clip
+from dpe_model.jobs.setup import measure_clip, source_clock
+from dpe_model.motion import Motion
+from dpe_model.portrait import Face
+from dpe_model.video import FrameWriter, MemoryFrames, Section, open_frames, probe, read_frames
+
+from .tiny import clip, tiny_checkpoint
+from .video_samples import clicks, corner_frames, corners, encode, heard, turn
+
+UNEVEN = [Fraction(t, 1000) for t in accumulate((0, 20, 50, 33, 90, 40, 40, 15))]
+
+
+class Faces:
+    """Sees faces at fixed places of every frame, given as x and y in 0..1."""
+
+    def __init__(self, *places: tuple[float, float]) -> None:
+        self.places = places
+
+    def detect(self, frames):
+        height, width = frames.shape[1:3]
+        return [[self._face(x * width, y * height, height / 6) for x, y in self.places] for _ in frames]
+
+    def _face(self, x, y, r):
+        marks = [[x - r / 2, y - r / 2], [x + r / 2, y - r / 2], [x, y], [x - r / 3, y + r / 2], [x + r / 3, y + r / 2]]
+        return Face((x - r, y - r, x + r, y + r), np.array(marks), 0.99)
+
+
+@pytest.fixture(autouse=True)
+def middle(monkeypatch):
+    see(monkeypatch, (0.5, 0.5))
+
+
+def see(monkeypatch, *places):
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Faces(*places))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(tiny_checkpoint())
+
+
+@pytest.fixture
+def driver(engine):
+    """A motion at 50 frames a second that differs in every frame."""
+    return Motion(torch.randn(40, 3, generator=torch.Generator().manual_seed(3)), "tiny", 50.0)
+
+
+def edit(engine, source, drivers, output, **options):
+    opened = open_frames(source, read_ahead=options.get("overlap", 2))
+    sound = source if opened.info.has_audio else None
+    return edit_clip(engine, opened, drivers, output, EditOptions(**options), sound=sound)
+
+
+def times(path: Path) -> list[Fraction]:
+    return [t for _, stamps in open_frames(path).timed_chunks(8) for t in stamps]
+
+
+def noise(frames: int, width: int = 64, height: int = 48) -> torch.Tensor:
+    return torch.randint(0, 256, (frames, height, width, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+@pytest.mark.parametrize("fps", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(25)])
+def test_rates_are_kept_exactly(engine, driver, tmp_path, fps):
+    source = encode(tmp_path / "in.mp4", noise(9), fps)
+    assert edit(engine, source, Drivers(driver), tmp_path / "out.mp4") == 9
+    assert probe(tmp_path / "out.mp4").fps == fps
+    assert times(tmp_path / "out.mp4") == [i / fps for i in range(9)]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_uneven_time_stamps_are_kept(engine, driver, tmp_path, ending):
+    source = encode(tmp_path / "in.mp4", noise(8), pts=UNEVEN)
+    assert edit(engine, source, Drivers(driver), tmp_path / f"out.{ending}") == 8
+    assert times(tmp_path / f"out.{ending}") == UNEVEN
+
+
+def test_a_driven_portrait_keeps_uneven_time_stamps_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: Engine(tiny_checkpoint()))
+    source = encode(tmp_path / "in.mp4", clip(8, 32), pts=UNEVEN)
+    driving = encode(tmp_path / "driving.mp4", clip(4, 32, seed=1), 30)
+    assert drive(DriveJob(source, Drivers(driving), tmp_path / "out.mp4", crop="none")) == 8
+    assert times(tmp_path / "out.mp4") == UNEVEN
+
+
+def test_the_driver_is_seen_at_the_source_s_own_times(engine, tmp_path, monkeypatch):
+    """A ramp that tells the time: what drives each frame is that frame's time stamp."""
+    ramp = Motion(torch.arange(60, dtype=torch.float32)[:, None].expand(-1, 3) / 50, "tiny", 50.0)
+    source = encode(tmp_path / "in.mp4", noise(8), pts=UNEVEN)
+    driven = []
+    original = Engine.render_chunk
+
+    def spy(self, frames, steps, start):
+        plan = steps[0][1]
+        driven.extend(plan.edits[0].driver.at(plan.frames[0][start : start + len(frames)])[:, 0].tolist())
+        return original(self, frames, steps, start)
+
+    monkeypatch.setattr(Engine, "render_chunk", spy)
+    edit(engine, source, Drivers(ramp), tmp_path / "out.mp4")
+    assert driven == pytest.approx([float(t) for t in UNEVEN], abs=1e-5)
+
+
+def test_a_driver_with_uneven_time_stamps_is_measured_with_them(engine, tmp_path):
+    even = encode(tmp_path / "even.mp4", clip(8, 32), 25)
+    uneven = encode(tmp_path / "uneven.mp4", clip(8, 32), pts=UNEVEN)
+
+    def measured(path, clock=None):
+        return measure_clip(engine, open_frames(path), "none", EditOptions().crop, _Silent(), clock)
+
+    assert measured(even).times is None
+    assert measured(uneven).times.tolist() == pytest.approx([float(t) for t in UNEVEN])
+    clock = torch.tensor([0.0, 0.1])
+    assert len(measured(uneven, clock)) == 4  # up to 0.103 s
+    assert len(measured(even, clock)) == 4
+
+
+class _Silent:
+    def stage(self, name, total):
+        from contextlib import nullcontext
+
+        return nullcontext(lambda count: None)
+
+
+def test_a_clip_in_the_middle_of_a_clock(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(25), 25, sound=clicks([0.4, 0.8], 1.0))
+    section = Section(open_frames(source), Fraction(1, 5), Fraction(2, 5))
+    frames = edit_clip(engine, section, Drivers(driver), tmp_path / "out.mp4", EditOptions(), sound=source)
+    assert frames == 10
+    starts, end = heard(tmp_path / "out.mp4")
+    assert starts == pytest.approx([0.2], abs=0.002)
+    assert end == pytest.approx(0.4, abs=0.04)
+
+
+def test_what_works_at_once_gives_the_same_file_as_one_after_the_other(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(25), 25, sound=clicks([0.3], 1.0))
+    for overlap in (0, 1, 3):
+        edit(engine, source, Drivers(driver), tmp_path / f"{overlap}.mp4", overlap=overlap)
+    files = [(tmp_path / f"{overlap}.mp4").read_bytes() for overlap in (0, 1, 3)]
+    assert files[0] == files[1] == files[2]
+    assert not [t for t in threading.enumerate() if t.name.startswith("dpe-")]
+
+
+def test_sound_and_flashes_stay_together(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(30), Fraction(30000, 1001), sound=clicks([0.2, 0.9], 1.0))
+    edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
+    assert heard(tmp_path / "out.mp4")[0] == pytest.approx(heard(source)[0], abs=1e-4)
+
+
+def test_a_clip_without_sound_stays_without(engine, driver, tmp_path):
+    edit(engine, encode(tmp_path / "in.mp4", noise(3)), Drivers(driver), tmp_path / "out.mp4")
+    assert not probe(tmp_path / "out.mp4").has_audio
+
+
+def test_a_turned_clip_comes_out_upright(engine, driver, tmp_path):
+    source = turn(encode(tmp_path / "in.mp4", corner_frames(3, 96, 64)), (0, 1, -1, 0))
+    assert probe(source).rotation == 90
+    edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
+    info = probe(tmp_path / "out.mp4")
+    assert (info.width, info.height, info.rotation) == (64, 96, 0)
+    before, after = read_frames(source)[0], read_frames(tmp_path / "out.mp4")[0]
+    assert corners(before) == "BRWG"
+    for y, x in ((4, 4), (4, -4), (-4, 4), (-4, -4)):
+        assert (before[y, x].int() - after[y, x].int()).abs().max() < 12
+    assert not torch.equal(before[44:52, 28:36], after[44:52, 28:36])
+
+
+def test_odd_sizes_get_one_more_row_and_column(engine, driver, tmp_path):
+    frames = noise(3, 65, 49)
+    folder = tmp_path / "frames"
+    with FrameWriter(folder, 25) as writer:
+        writer.write(frames)
+    edit(engine, folder, Drivers(driver), tmp_path / "out.mp4")
+    assert (probe(tmp_path / "out.mp4").width, probe(tmp_path / "out.mp4").height) == (66, 50)
+    edit(engine, folder, Drivers(driver), tmp_path / "out")
+    assert read_frames(tmp_path / "out").shape == frames.shape
+
+
+def test_large_frames_go_in_smaller_chunks(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", torch.full((5, 2160, 3840, 3), 90, dtype=torch.uint8), options={})
+    sizes = []
+    original = FrameWriter.write
+
+    def spy(self, frames, pts=None):
+        sizes.append(len(frames))
+        return original(self, frames, pts)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(FrameWriter, "write", spy)
+    with patch.context():
+        wide = Engine(tiny_checkpoint(), chunk=16)
+        assert edit_clip(wide, open_frames(source), Drivers(driver), tmp_path / "out.mp4", EditOptions()) == 5
+    patch.undo()
+    assert sizes == [4, 1]
+    assert probe(tmp_path / "out.mp4").width == 3840
+
+
+@pytest.mark.parametrize(("person", "side"), [("left", slice(0, 48)), ("right", slice(48, 96))])
+def test_of_two_people_only_the_chosen_one_changes(engine, driver, tmp_path, monkeypatch, person, side):
+    see(monkeypatch, (0.25, 0.5), (0.75, 0.5))
+    frames = noise(4, 96, 48)
+    with FrameWriter(tmp_path / "in", 25) as writer:
+        writer.write(frames)
+    crop = EditOptions().crop.__class__(person=person)
+    edit(engine, tmp_path / "in", Drivers(driver), tmp_path / "out", crop=crop)
+    changed = (read_frames(tmp_path / "out") != frames).any(-1).any(0).any(0)
+    assert changed[side].any()
+    other = torch.ones(96, dtype=torch.bool)
+    other[side] = False
+    assert not changed[other].any()
+
+
+def test_the_portrait_alone(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(4), pts=UNEVEN[:4])
+    edit(engine, source, Drivers(driver), tmp_path / "out.mp4", result="portrait")
+    info = probe(tmp_path / "out.mp4")
+    assert (info.width, info.height) == (16, 16)
+    assert times(tmp_path / "out.mp4") == UNEVEN[:4]
+
+
+def test_frames_in_memory_are_edited_as_from_a_file(engine, driver, tmp_path):
+    frames = noise(5)
+    with FrameWriter(tmp_path / "in", 25) as writer:
+        writer.write(frames)
+    edit(engine, tmp_path / "in", Drivers(driver), tmp_path / "a")
+    edit_clip(engine, MemoryFrames(frames.float() / 255, Fraction(25)), Drivers(driver), tmp_path / "b", EditOptions())
+    assert torch.equal(read_frames(tmp_path / "a"), read_frames(tmp_path / "b"))
+
+
+def test_a_motion_of_another_model_and_a_shortened_video_are_refused(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(3))
+    with pytest.raises(MotionError, match="another checkpoint"):
+        edit(engine, source, Drivers(Motion(driver.alpha, "else")), tmp_path / "out.mp4")
+    with pytest.raises(MotionError, match="keeps its length"):
+        edit(engine, source, Drivers(driver, length="trim"), tmp_path / "out.mp4")
+    with pytest.raises(ValueError, match="everything"):
+        EditOptions(result="everything")
+
+
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_a_failing_encoder_is_reported_and_leaves_no_result(engine, driver, tmp_path, monkeypatch, overlap):
+    source = encode(tmp_path / "in.mp4", noise(40))
+    written = []
+
+    def broken(self, frames, pts=None):
+        written.append(len(frames))
+        if len(written) == 3:
+            raise VideoError("disk full")
+
+    monkeypatch.setattr(FrameWriter, "write", broken)
+    with pytest.raises(VideoError, match="disk full"):
+        edit(engine, source, Drivers(driver), tmp_path / "out.mp4", overlap=overlap)
+    assert len(written) == 3
+    assert not (tmp_path / "out.mp4").exists()
+    assert not [t for t in threading.enumerate() if t.name.startswith("dpe-")]
+
+
+def test_an_interruption_stops_everything(driver, tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(60))
+    asked = []
+
+    def check():
+        asked.append(1)
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+
+    engine = Engine(tiny_checkpoint())
+    engine.services = type(engine.services)(check_interrupt=check)
+    with pytest.raises(KeyboardInterrupt):
+        edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+    assert not [t for t in threading.enumerate() if t.name.startswith("dpe-")]
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from tests.unit.test_jobs_video import Faces, edit
+from tests.unit.tiny import tiny_checkpoint
+from dpe_model.engine import Engine
+from dpe_model.jobs import Drivers, portraits
+from dpe_model.motion import Motion
+portraits.load_detector = lambda *a, **k: Faces((0.5, 0.5))
+folder = Path(sys.argv[1])
+edit(Engine(tiny_checkpoint()), folder / "in.mp4", Drivers(Motion(torch.zeros(3, 3), "tiny")), folder / "out.mp4")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_a_killed_job_leaves_nothing_under_the_result_s_name(tmp_path):
+    encode(tmp_path / "in.mp4", noise(20).repeat(30, 1, 1, 1))
+    root = Path(__file__).resolve().parents[2]
+    job = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    partial = tmp_path / "out.partial.mp4"
+    while job.poll() is None and not (partial.exists() and partial.stat().st_size > 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert job.poll() is None, "the job ended before it could be killed"
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(("matrix", "value_range"), [(5, 1), (1, 1), (6, 1), (1, 2)])
+def test_colour_tags_are_kept(engine, driver, tmp_path, matrix, value_range):
+    frames = corner_frames(3, 64, 48)
+    source = encode(tmp_path / "in.mp4", frames, colour=(matrix, value_range))
+    edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
+    for path in (source, tmp_path / "out.mp4"):
+        with av.open(str(path)) as container:
+            context = container.streams.video[0].codec_context
+            assert (context.colorspace, context.color_range) == (matrix, value_range)
+    before, after = read_frames(source).int(), read_frames(tmp_path / "out.mp4").int()
+    assert (before[:, :8, :16] - after[:, :8, :16]).abs().float().mean() < 1
+
+
+def test_pixels_that_are_not_square_stay_so(engine, driver, tmp_path):
+    path = tmp_path / "in.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for picture in noise(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert probe(path).pixel_aspect == Fraction(4, 3)
+    edit(engine, path, Drivers(driver), tmp_path / "out.mp4")
+    assert probe(tmp_path / "out.mp4").pixel_aspect == Fraction(4, 3)
+    assert len(source_clock(open_frames(path))) == 3
