@@ -37,8 +37,8 @@ CONFIRMED = 3
 """Sightings the detector was sure of that make a person whom unsure ones may continue."""
 LOOK_WEIGHT = 4.0
 """Of looks beside distance in box sides, in the cost of a link."""
-LOOK_AT_ONCE = 0.33
-"""Most that one sighting may differ from the person: for one person it is under 0.27, for two over 0.35."""
+LOOK_AT_ONCE = 0.36
+"""Most that one sighting may differ from the person: for one person it is under 0.31, for two over 0.4."""
 SAME_LOOK = 0.22
 """Most that two pieces of one person may differ, averaged over each: for one it is under 0.14, for two over 0.25."""
 SAME_LOOK_OTHER_SHOT = 0.19

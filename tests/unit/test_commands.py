@@ -145,6 +145,60 @@ def test_crop(files, tmp_path, stub_detector):
     assert (info.width, info.height, info.frames, info.fps) == (64, 64, 5, 30)
 
 
+def test_crop_with_an_overlay(files, tmp_path, stub_detector):
+    assert run(files, "crop", "--source", files / "wide.mp4", "--output", tmp_path / "o.mp4",
+               "--overlay", tmp_path / "shown.mp4") == 0  # fmt: skip
+    info = probe(tmp_path / "shown.mp4")
+    assert (info.width, info.height, info.frames, info.fps) == (64, 48, 5, 30)
+
+
+def cropped(files, output, *arguments):
+    """What is cut out of the frames."""
+    status = run(files, "crop", "--source", files / "wide.mp4", "--output", output, "--framing", "static", *arguments)
+    assert status == 0
+    return read_frames(output)
+
+
+def test_scale_auto_matches_the_heads_of_portraits(files, tmp_path, stub_detector):
+    # The stub's face box is 0.4 of the portraits' side, so the crop must be 2.5 boxes.
+    auto = cropped(files, tmp_path / "a", "--scale", "auto", "--match", files / "long.mp4")
+    assert torch.equal(auto, cropped(files, tmp_path / "b", "--scale", "2.5"))
+    assert not torch.equal(auto, cropped(files, tmp_path / "c"))
+
+
+def test_scale_auto_takes_the_party_that_is_a_portrait(files, tmp_path, stub_detector, caplog):
+    caplog.set_level("INFO")
+    assert run(files, "edit-video", "--source", files / "wide.mp4", "--driving", files / "driving.mp4", "--scale",
+               "auto", "--output", tmp_path / "a.mkv") == 0  # fmt: skip
+    assert "wide.mp4: scale 2.50 matches the heads of" in caplog.text
+    assert "driving.mp4" in caplog.text.split("matches the heads of")[1].splitlines()[0]
+    caplog.clear()
+    assert run(files, "drive", "--source", files / "source.mp4", "--driving", files / "wide.mp4", "--scale", "auto",
+               "--output", tmp_path / "b.mp4") == 0  # fmt: skip
+    assert "wide.mp4: scale 2.50 matches the heads of" in caplog.text
+    caplog.clear()
+    assert run(files, "drive", "--source", files / "wide.mp4", "--driving", files / "wide.mp4", "--scale", "auto",
+               "--output", tmp_path / "c.mp4") == 0  # fmt: skip
+    assert "nobody is a portrait already" in caplog.text
+
+
+def test_a_person_by_place_and_by_mask(files, tmp_path, stub_detector, capsys):
+    with FrameWriter(tmp_path / "mask.png", 25) as writer:
+        writer.write(torch.full((1, 24, 32, 3), 255, dtype=torch.uint8))
+    whole = cropped(files, tmp_path / "a")
+    assert torch.equal(whole, cropped(files, tmp_path / "b", "--person-at", "0.5,0.5"))
+    assert torch.equal(whole, cropped(files, tmp_path / "c", "--person-mask", tmp_path / "mask.png"))
+    with FrameWriter(tmp_path / "black.png", 25) as writer:
+        writer.write(torch.zeros((1, 24, 32, 3), dtype=torch.uint8))
+    base = ("crop", "--source", files / "wide.mp4", "--output", tmp_path / "d")
+    failed(capsys, run(files, *base, "--person-mask", tmp_path / "black.png"), "no face lies under the mask")
+    failed(capsys, run(files, *base, "--person-at", "0.5,7"), "position", "0..1")
+    failed(capsys, run(files, *base, "--person-at", "0,0", "--person", "left"), "one way to choose")
+    failed(capsys, run(files, *base, "--person", "mask"), "--person-mask PICTURE")
+    failed(capsys, run(files, *base, "--scale", "auto"), "--match PATH")
+    failed(capsys, run(files, *base, "--scale", "auto", "--match", tmp_path / "mask.png"), "square portraits", "32x24")
+
+
 def test_edit_video_keeps_size_rate_and_length(files, tmp_path, stub_detector):
     assert run(files, "edit-video", "--source", files / "wide.mp4", "--driving", files / "driving.mp4",
                "--output", tmp_path / "o.mkv") == 0  # fmt: skip

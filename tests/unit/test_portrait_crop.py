@@ -103,6 +103,44 @@ def test_hold_frames_the_gap_between_its_neighbours() -> None:
     assert np.isfinite(ends.landmarks).all()
 
 
+def test_a_long_absence_holds_the_last_framing_until_the_return_elsewhere() -> None:
+    here, there = (60.0, 90.0, 50.0), (240.0, 90.0, 50.0)
+    crop = frame_portraits(track_of(*[here] * 10, *[None] * 30, *[there] * 10), framing="follow")
+    assert crop.held is not None
+    assert crop.held.tolist() == [False] * 10 + [True] * 30 + [False] * 10
+    x = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:, 0]
+    assert x[:40] == pytest.approx(60.0, abs=0.01)
+    assert x[40:] == pytest.approx(240.0, abs=0.01)
+    # One place again: no reason for a step.
+    back = frame_portraits(track_of(*[here] * 10, *[None] * 30, *[(64.0, 90.0, 50.0)] * 10), framing="follow")
+    assert np.abs(np.diff((back.inverse(1) @ [0.5, 0.53, 1.0])[:, 0])).max() < 1.0
+
+
+@pytest.mark.parametrize("framing", ["static", "follow"])
+def test_each_shot_is_framed_on_its_own(framing: str, caplog: pytest.LogCaptureFixture) -> None:
+    places = [(60.0, 90.0, 50.0)] * 6 + [None] * 4 + [None, (240.0, 80.0, 30.0), (240.0, 80.0, 30.0), None]
+    cuts = np.zeros(14, dtype=bool)
+    cuts[[6, 10]] = True
+    track = dataclasses.replace(track_of(*places), cuts=cuts)
+    crop = frame_portraits(track, framing=framing, no_face="hold")
+    x = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:, 0]
+    assert x[:6] == pytest.approx(60.0, abs=1.0)
+    assert x[10:] == pytest.approx(240.0, abs=1.0)
+    # The shot without the person has nothing to hold.
+    assert crop.found.tolist() == [True] * 6 + [False] * 4 + [True] * 4
+    assert "frames 6-9 never show the person" in caplog.text
+    assert frame_portraits(track, no_face="pass").found.tolist() == track.found.tolist()
+    assert crop[8:12].held.tolist() == [True, True, True, False]  # type: ignore[union-attr]
+    assert crop.select([6, 0]).held.tolist() == [True, False]  # type: ignore[union-attr]
+
+
+def test_slow_swings_are_followed_at_their_full_width() -> None:
+    places = [(150 + 40 * np.sin(2 * np.pi * n / 60), 100.0, 60.0) for n in range(120)]
+    crop = frame_portraits(track_of(*places), framing="follow")
+    x = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:, 0]
+    assert np.abs(x - [place[0] for place in places]).max() < 3.0
+
+
 def test_pass_flags_the_frames_without_a_face() -> None:
     track = track_of((100.0, 90.0, 50.0), None, (100.0, 90.0, 50.0))
     assert frame_portraits(track, no_face="pass").found.tolist() == [True, False, True]
@@ -223,3 +261,5 @@ def test_a_crop_checks_its_shapes() -> None:
         Crop(matrix * 0.0, (64, 64), 256, None, np.ones(1, dtype=bool))
     with pytest.raises(ValueError, match="found"):
         Crop(matrix, (64, 64), 256, None, np.ones(2, dtype=bool))
+    with pytest.raises(ValueError, match="held"):
+        Crop(matrix, (64, 64), 256, None, np.ones(1, dtype=bool), np.ones(2, dtype=bool))
