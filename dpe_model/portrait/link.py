@@ -8,14 +8,15 @@ person who leaves and comes back, or is back after a cut, stays the same person.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .appearance import difference
+from .appearance import difference, differences
 from .face import Face
+from .groups import Groups
 
 MAX_STEP = 1.0
 """Farthest a face may be from where it is expected in the next frame, in sides of its box; farther is somebody else."""
@@ -149,24 +150,15 @@ def link(detections: Sequence[Sequence[Face]], cuts: np.ndarray) -> list[Piece]:
 def merge(pieces: list[Piece]) -> list[list[Piece]]:
     """Second pass: the pieces of each person, in order."""
     least = CONFIRMED if len(pieces) > MANY else 1
-    people = [[piece] for piece in pieces]
-    limit = SAME_LOOK if (apart := _least_apart(pieces)) is None else min(SAME_LOOK, APART * apart)
-    cost = np.full((len(people), len(people)), FORBIDDEN)
-    for a in range(len(people)):
-        for b in range(a + 1, len(people)):
-            if min(len(pieces[a].sightings), len(pieces[b].sightings)) >= least:
-                cost[a, b] = _difference(people[a], people[b], limit)
-    while cost.size and cost.min() < FORBIDDEN:
-        a, b = (int(v) for v in np.unravel_index(cost.argmin(), cost.shape))
-        people[a] = sorted(people[a] + people[b], key=lambda piece: piece.first_frame)
-        people[b] = []
-        cost[b, :] = cost[:, b] = FORBIDDEN
-        for other in range(len(people)):
-            if other != a and people[other]:
-                low, high = min(a, other), max(a, other)
-                if cost[low, high] < FORBIDDEN:
-                    cost[low, high] = _difference(people[a], people[other], limit)
-    return [person for person in people if person]
+    long = [piece for piece in pieces if len(piece.sightings) >= least]
+    people = [[piece] for piece in pieces if len(piece.sightings) < least]
+    groups = Groups(*_compared(long))
+    while (pair := groups.closest()) is not None:
+        groups.join(*pair)
+    for members in groups.members:
+        if members:
+            people.append(sorted((long[k] for k in members), key=lambda piece: piece.first_frame))
+    return people
 
 
 def overlap(a: Face, b: Face) -> float:
@@ -223,56 +215,61 @@ def _distance(face: Face, point: np.ndarray) -> float:
     return float(np.hypot(face.centre[0] - point[0], face.centre[1] - point[1]))
 
 
-def _least_apart(pieces: list[Piece]) -> float | None:
-    """How much the two most alike people who are in view together differ; None where nobody is."""
-    found: list[float] = []
-    for k, a in enumerate(pieces):
-        for b in pieces[k + 1 :]:
-            if a.looks is None or b.looks is None or a.shot != b.shot:
-                continue
-            together = [n for n in a.sightings if n in b.sightings]
-            apart = [n for n in together if overlap(a.sightings[n], b.sightings[n]) < 0.05]
-            if len(apart) >= CONFIRMED:
-                found.append(_look_difference(a, b))
-    return min(found) if found else None
+def _compared(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `Groups` takes: how far apart the pieces are (1 is too far), what each pair counts, which must not meet."""
+    known = np.array([piece.looks is not None for piece in pieces], dtype=bool)
+    counts = np.array([len(piece.sightings) for piece in pieces], dtype=np.float32)
+    shot = np.array([piece.shot for piece in pieces])
+    apart = _looks_apart(pieces, known)
+    never = np.zeros(apart.shape, dtype=bool)
+    together: list[float] = []
+    guess = np.zeros(apart.shape, dtype=bool)
+    for a, b in _pairs_of_a_shot(shot):
+        one, other = pieces[a], pieces[b]
+        met, clear = _met(one, other)
+        first, second = (one, other) if one.first_frame < other.first_frame else (other, one)
+        looks = bool(known[a] and known[b])
+        never[a, b] = never[b, a] = met > 0 or not _reachable(first, second, looks)
+        guess[a, b] = guess[b, a] = not looks
+        if clear >= CONFIRMED and looks:
+            together.append(float(apart[a, b]))
+    limit = min(SAME_LOOK, APART * min(together)) if together else SAME_LOOK
+    bound = np.where(shot[:, None] == shot[None], limit, min(limit, SAME_LOOK_OTHER_SHOT))
+    share = np.minimum(counts[:, None], counts[None])
+    both = known[:, None] & known[None]
+    weight = np.where(both, share, np.where(guess, 1e-3, 0.0)).astype(np.float32)
+    # Where looks are unknown, being within reach is halfway good.
+    far = np.where(both, apart / np.maximum(bound, 1e-6), 0.5)
+    return (far * weight).astype(np.float32), weight, never
 
 
-def _look_difference(a: Piece, b: Piece) -> float:
-    """Of the mean looks, less what so few sightings differ by chance."""
-    assert a.looks is not None
-    assert b.looks is not None
-    chance = LOOK_NOISE * (1.0 / a.looked + 1.0 / b.looked) / 2
-    return float(np.sqrt(max(difference(a.looks, b.looks) ** 2 - chance, 0.0)))
+def _looks_apart(pieces: list[Piece], known: np.ndarray) -> np.ndarray:
+    """Differences of the mean looks, less what so few sightings differ by chance: [n, n]."""
+    size = next((len(piece.looks) for piece in pieces if piece.looks is not None), 1)
+    looks = np.stack([np.zeros(size) if p.looks is None else p.looks for p in pieces] or [np.zeros(size)])
+    chance = LOOK_NOISE / 2.0 / np.array([max(piece.looked, 1) for piece in pieces] or [1])
+    squared = differences(looks, looks) ** 2 - chance[:, None] - chance[None]
+    return np.sqrt(np.maximum(squared, 0.0))[: len(pieces), : len(pieces)]
 
 
-def _difference(one: list[Piece], other: list[Piece], limit: float) -> float:
-    """How much two people look apart on average, `FORBIDDEN` where they cannot be one."""
-    total, weight, known = 0.0, 0.0, False
-    for a in one:
-        for b in other:
-            first, second = (a, b) if a.first_frame < b.first_frame else (b, a)
-            if second.first_frame <= first.last_frame:
-                if any(n in second.sightings for n in first.sightings):
-                    return FORBIDDEN
-                continue
-            looks = first.looks is not None and second.looks is not None
-            if not _reachable(first, second, looks):
-                return FORBIDDEN
-            if looks:
-                share = min(len(a.sightings), len(b.sightings))
-                bound = limit if first.shot == second.shot else min(limit, SAME_LOOK_OTHER_SHOT)
-                total += share * _look_difference(a, b) / bound
-                weight += share
-            known = known or (not looks and first.shot == second.shot)
-    if weight:
-        return total / weight if total < weight else FORBIDDEN
-    return 0.5 if known else FORBIDDEN
+def _pairs_of_a_shot(shot: np.ndarray) -> Iterator[tuple[int, int]]:
+    for number in np.unique(shot):
+        here = np.flatnonzero(shot == number).tolist()
+        for k, a in enumerate(here):
+            for b in here[k + 1 :]:
+                yield a, b
+
+
+def _met(one: Piece, other: Piece) -> tuple[int, int]:
+    """In how many frames two pieces are seen together, and in how many of these apart from each other."""
+    if one.first_frame > other.last_frame or other.first_frame > one.last_frame:
+        return 0, 0
+    frames = [n for n in one.sightings if n in other.sightings]
+    return len(frames), sum(overlap(one.sightings[n], other.sightings[n]) < 0.05 for n in frames)
 
 
 def _reachable(first: Piece, second: Piece, looks: bool) -> bool:
-    """Whether a person can get from the end of one piece to the beginning of another."""
-    if first.shot != second.shot:
-        return True
+    """Whether a person can get from the end of one piece to the beginning of another in the same shot."""
     late = second.first_frame - first.last_frame
     if looks and late > SLOW_RETURN:
         return True

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from dpe_model.errors import NoFaceError
 from dpe_model.portrait import Face, track_faces
+from dpe_model.portrait.groups import Groups
+from dpe_model.portrait.track import find_people
 
 SIZE = (480, 640)
 
@@ -62,3 +66,38 @@ def test_no_face_anywhere_and_a_missing_person_are_named() -> None:
         track_faces([[face(100)]], SIZE, "index", 2)
     with pytest.raises(ValueError, match="select"):
         track_faces([[face(100)]], SIZE, "middle")
+
+
+def test_groups_join_the_nearest_and_keep_apart_who_must_not_meet() -> None:
+    at = np.array([0.0, 0.1, 0.5, 5.0, 5.2])
+    apart = np.abs(at[:, None] - at[None])
+    never = np.zeros((5, 5), dtype=bool)
+    never[0, 2] = never[2, 0] = True
+    groups = Groups(apart.copy(), np.ones((5, 5)), never)
+    while (pair := groups.closest()) is not None:
+        groups.join(*pair)
+    # 2 is near 1, but 1 belongs to 0, which 2 must not meet.
+    assert sorted(sorted(group) for group in groups.members if group) == [[0, 1], [2], [3, 4]]
+    assert Groups(np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0), dtype=bool)).closest() is None
+
+
+def test_looks_decide_where_places_do_not() -> None:
+    rng = np.random.default_rng(0)
+    looks = [v / np.linalg.norm(v) * 1.1 for v in np.abs(rng.normal(size=(2, 200)))]
+
+    def seen(x: float, who: int) -> Face:
+        return dataclasses.replace(face(x), look=looks[who].astype(np.float16))
+
+    # Both leave; then each is back where the other was.
+    frames = [[seen(150, 0), seen(450, 1)]] * 12 + [[]] * 40 + [[seen(150, 1), seen(450, 0)]] * 12
+    people = find_people(frames, SIZE)
+    assert len(people) == 2
+    assert {tuple(sorted({f.centre[0] for f in track.seen})) for track in people.tracks} == {(150, 450)}
+    assert all(track.faces[0].centre != track.faces[-1].centre for track in people.tracks)  # type: ignore[union-attr]
+
+
+def test_a_slip_of_the_detector_is_nobody() -> None:
+    frames = [[face(200)] for _ in range(20)]
+    frames[5] = [face(200), face(500)]
+    assert len(find_people(frames, SIZE)) == 1
+    assert len(find_people([[face(200), face(500)]], SIZE)) == 2
