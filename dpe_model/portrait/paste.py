@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FrameError
 from ..frames import check_frames
-from .colour import lab_to_rgb, rgb_to_lab
-from .crop import Crop, as_array, check_fit
-from .mask import face_mask, feather_mask
-from .warp import corners, invert, shifted, warp
+from .colour import colour_statistics, matched
+from .crop import Crop, check_fit, smooth
+from .detail import FINE, LOW_SIZE, change_map, moved_map, with_detail
+from .mask import SHAPE_SIZE, face_mask, feather_mask, jaw_drop, parsed_mask
+from .parsing import FaceParser
+from .temporal import RunningMap, RunningMean, RunningPeak, SceneWatch
+from .warp import corners, invert, resample, shifted
 
 MASKS = ("face", "crop", "parsing")
 COLOUR_MATCH = ("none", "mean_std", "histogram")
-MAX_CONTRAST = 2.0
-"""Most that colour matching may stretch or flatten a channel."""
+OWN_RIM = 0.05
+"""Width over which a mask of one's own falls off to the crop's border, in sides of the crop."""
+COLOUR_MEMORY = 12.0
+"""Frames over which colours are averaged before they are matched."""
+STILL_MEMORY = 3.0
+"""Frames in which detail comes back where something has stopped moving."""
+MOVED_WEIGHT = 0.05
+"""What moved places count in matching colours, where still ones count 1."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,11 @@ class PasteOptions:
         mask: "face" (a soft shape around the landmarks), "crop" (all of the crop, feathered) or "parsing" (the face
             as a parsing network sees it, in source and edit; needs `parsing_weights`).
         feather: width of the mask's soft edge, in sides of the crop, 0..0.5.
-        grow: size of the face's mask, 0.1..4; 1 covers a face from forehead to below the chin.
+        grow: size of the face's mask, 0.1..4; 1 covers a face from forehead to chin.
         colour_match: "none", or give the edit the colours the frame has under the mask: "mean_std" or "histogram".
         detail: how much of the frame's fine detail is carried over where the edit moved nothing, 0..1.
         parsing_weights: the file of the face-parsing network (BiSeNet, 19 classes).
-        mask_smoothing: how steady the mask is over time: standard deviation in frames, 0..50.
+        mask_smoothing: how steady the mask is over time, in frames, 0..50.
 
     Raises:
         ValueError: an unknown choice, or a number out of range.
@@ -66,14 +76,31 @@ class PasteOptions:
 class Paster:
     """Puts the edited crops of one clip back into its frames, chunk by chunk.
 
-    What is smoothed over time is the same however the clip is cut into chunks.
+    However the clip is cut into chunks, the result is the same: that of a frame depends on the crop of the whole clip,
+    on this frame, and on those before it.
+
+    Args:
+        options: how.
+        crop: of the whole clip.
+        device: where the work is done; frames and results stay on the CPU.
+
+    Raises:
+        ParsingError: the parsing network's weights cannot be used.
     """
 
     def __init__(self, options: PasteOptions, crop: Crop, device: torch.device | str = "cpu") -> None:
         self.options = options
-        self.crop = crop
+        self.crop = _steadied(crop, options.mask_smoothing)
         self.device = torch.device(device)
+        self._parser: FaceParser | None = None
+        if options.mask == "parsing" and options.parsing_weights is not None:
+            self._parser = FaceParser(options.parsing_weights, device)
         self._next = 0
+        self._scenes = SceneWatch()
+        self._jaw = RunningMean(options.mask_smoothing)
+        self._face = RunningMap(options.mask_smoothing)
+        self._moved = RunningPeak(STILL_MEMORY)
+        self._colours = RunningMean(COLOUR_MEMORY)
 
     def paste(
         self,
@@ -87,30 +114,121 @@ class Paster:
 
         Args:
             frames: [n, H, W, 3] uint8 or floating point.
-            edited: [n, S, S, 3] the edited crops.
+            edited: [n, S, S, 3] the edited crops; any square size and either kind of values.
             start: the first frame's place in the clip.
             own_mask: a mask instead of the automatic one, [n, h, w], [1, h, w] or [h, w] in 0..1: of the full frames'
-                size, or square, in the crop.
+                size, or square, in the crop. It is faded out at the crop's border.
             portraits: [n, s, s, 3] the crops before the edit, if at hand (they are cut again otherwise).
 
         Returns:
             The frames [n, H, W, 3] in their dtype on the CPU, and the mask [n, H, W] float32 that was used. Where the
-            mask is 0 the result equals the frame bit for bit.
+            mask is 0 the result equals the frame bit for bit. Frames with `crop.found` False come back untouched with
+            an empty mask.
 
         Raises:
             FrameError: chunks out of order, numbers or sizes that do not fit, NaN or infinite values.
         """
         if start != self._next:
             raise FrameError(f"Expected the chunk that starts at frame {self._next}, got one that starts at {start}.")
-        part = self.crop[start : start + len(frames)]
-        mask = own_mask
-        if mask is None and (self.options.mask == "crop" or part.landmarks is None):
-            mask = feather_mask(part.size, self.options.feather)
-        elif mask is None:
-            mask = face_mask(part, grow=self.options.grow, feather=self.options.feather)
-        out = paste_back(frames, edited, part, mask, self.options.colour_match)
+        frames, edited = check_frames(frames), check_frames(edited, "edited")
+        crop = self.crop[start : start + len(frames)]
+        check_fit(frames, crop)
+        _check_edited(frames, edited)
+        own = None if own_mask is None else _own_masks(own_mask, crop, OWN_RIM)
+        if portraits is not None:
+            portraits = check_frames(portraits, "portraits")
+            if len(portraits) != len(frames):
+                raise FrameError(f"portraits: expected {len(frames)}, one a frame, got {len(portraits)}.")
+        canvas = _Canvas(frames)
+        for n in np.flatnonzero(crop.found):
+            portrait = None if portraits is None else self._unit(portraits[n])
+            mask = None if own is None else own[n if len(own) > 1 else 0]
+            self._paste_one(canvas, int(n), self._unit(edited[n]), crop[n : n + 1], portrait, mask)
         self._next = start + len(frames)
-        return out
+        return canvas.results(frames.dtype)
+
+    def _unit(self, picture: Tensor) -> Tensor:
+        """A picture as float32 in 0..1 on the device."""
+        return as_unit(picture.to(self.device))
+
+    def _paste_one(
+        self, canvas: _Canvas, n: int, edited: Tensor, crop: Crop, portrait: Tensor | None, own: _Mask | None
+    ) -> None:
+        """Measure one frame against those before it, and blend."""
+        options = self.options
+        matrix = crop.matrix[0]
+        if portrait is None:
+            portrait = canvas.cut(n, matrix, edited.shape[0] if self._parser else LOW_SIZE, self.device)
+        source_low, edited_low = small(portrait), small(edited)
+        if self._scenes.is_cut(source_low):
+            for state in (self._jaw, self._face, self._moved, self._colours):
+                state.reset()
+        change = change_map(source_low, edited_low)
+        mask = self._mask(crop, change, portrait, edited) if own is None else own
+        still = None
+        if options.detail > 0.0 or options.colour_match != "none":
+            still = 1.0 - self._moved.update(moved_map(source_low, edited_low, change))
+        if still is not None and options.colour_match != "none":
+            counts = halved(mask.small(matrix, self.device)) * (MOVED_WEIGHT + (1.0 - MOVED_WEIGHT) * still)
+            statistics = colour_statistics(halved(edited_low), halved(source_low), counts, options.colour_match)
+            edited = matched(edited, self._colours.update(statistics), options.colour_match)
+        canvas.blend(n, edited, matrix, mask, None if still is None or not options.detail else options.detail * still)
+
+    def _mask(self, crop: Crop, change: Tensor, portrait: Tensor, edited: Tensor) -> _Mask:
+        """The automatic mask of one frame, in the crop's square."""
+        options = self.options
+        marks = None if crop.landmarks is None else crop.landmarks[0]
+        if self._parser is not None:
+            either = torch.maximum(self._parser.face(portrait[None])[0], self._parser.face(edited[None])[0])
+            face = self._face.follow(either, marks)
+            return _Mask(parsed_mask(face, options.feather, options.grow))
+        size = SHAPE_SIZE if options.feather > 0.05 else max(SHAPE_SIZE, crop.size)
+        if options.mask == "crop" or marks is None:
+            return _Mask(feather_mask(size, options.feather)[0].to(self.device))
+        jaw = self._jaw.update(torch.tensor(jaw_drop(change, marks)))
+        return _Mask(face_mask(crop, size, options.grow, options.feather, float(jaw))[0].to(self.device))
+
+
+def paste_back(
+    frames: Tensor, edited: Tensor, crop: Crop, mask: Tensor | None = None, colour_match: str = "none"
+) -> tuple[Tensor, Tensor]:
+    """Blend edited crops into the full frames they were cut from, each frame by itself.
+
+    Where the mask is 0 the result equals the frame bit for bit. A chunk of a clip is pasted with `crop[start:stop]`.
+    For clips, `Paster` does the same and more, steadied over time.
+
+    Args:
+        frames: [N, H, W, 3] uint8 or floating point.
+        edited: [N, S, S, 3] the edited crops; any square size and either kind of values.
+        crop: where they were cut out.
+        mask: [N, s, s], [1, s, s] or [s, s] in 0..1 in the crop's square, any size; the face mask if None (without
+            landmarks the feathered crop). A mask of your own that is not 0 along the border shows the border.
+        colour_match: see `PasteOptions`.
+
+    Returns:
+        The frames [N, H, W, 3] in their dtype on the CPU, and the mask [N, H, W] float32 that was used.
+        Frames with `crop.found` False come back untouched with an empty mask.
+
+    Raises:
+        FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
+        ValueError: an unknown `colour_match`.
+    """
+    check_choice("colour_match", colour_match, COLOUR_MATCH)
+    frames, edited = check_frames(frames), check_frames(edited, "edited")
+    check_fit(frames, crop)
+    _check_edited(frames, edited)
+    if mask is None:
+        mask = feather_mask(crop.size) if crop.landmarks is None else face_mask(crop)
+    masks = _own_masks(mask, crop, 0.0)
+    canvas = _Canvas(frames)
+    for n in map(int, np.flatnonzero(crop.found)):
+        new, place, matrix = as_unit(edited[n].cpu()), masks[n if len(masks) > 1 else 0], crop.matrix[n]
+        if colour_match != "none":
+            old = canvas.cut(n, matrix, LOW_SIZE, new.device)
+            weight = place.small(matrix, new.device)
+            new = matched(new, colour_statistics(small(new), old, weight, colour_match), colour_match)
+        canvas.blend(n, new, matrix, place, None)
+    return canvas.results(frames.dtype)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -125,97 +243,116 @@ def check_range(name: str, value: float, low: float, high: float, unit: str = ""
         raise ValueError(f"{name}: expected {low:g}..{high:g}{unit}, got {value}.")
 
 
-def paste_back(
-    frames: Tensor, edited: Tensor, crop: Crop, mask: Tensor | None = None, colour_match: str = "none"
-) -> tuple[Tensor, Tensor]:
-    """Blend edited crops into the full frames they were cut from.
+def as_unit(picture: Tensor) -> Tensor:
+    """uint8 or floating point values as float32 in 0..1."""
+    return picture.float() / 255.0 if picture.dtype == torch.uint8 else picture.float()
 
-    Where the mask is 0 the result equals the frame bit for bit. A chunk of a clip is pasted with `crop[start:stop]`.
 
-    Args:
-        frames: [N, H, W, 3] uint8 or floating point.
-        edited: [N, S, S, 3] the edited crops; any square size and either kind of values.
-        crop: where they were cut out.
-        mask: [N, s, s], [1, s, s] or [s, s] in 0..1 in the crop's square, any size; the face mask if None (without
-            landmarks the feathered crop). A mask of your own that is not 0 along the border shows the border.
-        colour_match: "none", or "mean_std": give the edited crop the mean and deviation the frame has inside the
-            mask, by channel in CIE Lab.
+def small(picture: Tensor) -> Tensor:
+    """A square picture [s, s, 3] in 0..1 at the side at which edits are compared."""
+    if picture.shape[0] == LOW_SIZE:
+        return picture
+    scale = LOW_SIZE / picture.shape[0]
+    return resample(picture, np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]), (LOW_SIZE, LOW_SIZE))
 
-    Returns:
-        The frames [N, H, W, 3] in their dtype on the CPU, and the mask [N, H, W] float32 that was used.
-        Frames with `crop.found` False come back untouched with an empty mask.
 
-    Raises:
-        FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
-        ValueError: an unknown `colour_match`.
+def halved(picture: Tensor) -> Tensor:
+    """[s, s, 3] or [s, s] at half the size."""
+    planes = picture[None] if picture.ndim == 2 else picture.permute(2, 0, 1)
+    planes = F.avg_pool2d(planes[None], 2)[0]
+    return planes[0] if picture.ndim == 2 else planes.permute(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """Where an edit shows: a map in the crop's square and, multiplied with it, perhaps one over the full frame.
+
+    Attributes:
+        inner: [s, s] in 0..1.
+        frame: [H, W] in 0..1, or None.
     """
-    check_choice("colour_match", colour_match, COLOUR_MATCH)
-    frames, edited = check_frames(frames), check_frames(edited, "edited")
-    check_fit(frames, crop)
-    _check_edited(frames, edited)
-    masks = _crop_masks(mask, crop)
-    # numpy has no bfloat16; float32 and back is exact.
-    held = torch.float32 if frames.dtype == torch.bfloat16 else frames.dtype
-    out = torch.empty(frames.shape, dtype=held).copy_(frames)
-    placed = torch.zeros(out.shape[:3], dtype=torch.float32)
-    # The pixels are worked on as numpy arrays: torch's thread pool costs more than it gives on pictures this small.
-    pictures, alphas = out.numpy(), placed.numpy()
-    for n in np.flatnonzero(crop.found):
-        new = as_array(edited[n])
-        _paste_one(pictures[n], alphas[n], new, masks[n if len(masks) > 1 else 0], crop.matrix[n], colour_match)
-    return out.to(frames.dtype), placed
+
+    inner: Tensor
+    frame: Tensor | None = None
+
+    def small(self, matrix: np.ndarray, device: torch.device) -> Tensor:
+        """The mask in the crop's square, `LOW_SIZE` px; `matrix` takes frame pixels to the unit square."""
+        scale = LOW_SIZE / self.inner.shape[0]
+        size = (LOW_SIZE, LOW_SIZE)
+        inner = resample(self.inner.to(device), np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]), size)
+        if self.frame is None:
+            return inner
+        return inner * resample(self.frame, matrix * LOW_SIZE, size, edge="zero").to(device)
+
+    def support(self) -> tuple[float, float, float, float] | None:
+        """The box x0, y0, x1, y1 in the unit square outside which the mask is 0; None if it is 0 everywhere."""
+        size = self.inner.shape[0]
+        spans = []
+        for axis in (0, 1):
+            filled = torch.nonzero(self.inner.amax(axis) > 0.0).flatten()
+            if not len(filled):
+                return None
+            # Interpolation carries a value half a pixel beyond its own.
+            spans.append(((float(filled[0]) - 0.5) / size, (float(filled[-1]) + 1.5) / size))
+        return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def _paste_one(
-    frame: np.ndarray, placed: np.ndarray, edited: np.ndarray, mask: np.ndarray, matrix: np.ndarray, colour_match: str
-) -> None:
-    """Blend one crop [S, S, 3] into one frame [H, W, 3] and its mask [H, W], both changed in place."""
-    box = _frame_box(matrix, frame.shape[0], frame.shape[1])
-    if box is None:
-        return
-    top, bottom, left, right = box
-    size = (bottom - top, right - left)
-    alpha = warp(mask, _to_frame(matrix, mask.shape[0], left, top), size, edge="zero").clip(0.0, 1.0)
-    inside = alpha > 0.0
-    if not inside.any():
-        return
-    new = _as_unit(warp(edited, _to_frame(matrix, edited.shape[0], left, top), size))
-    region = frame[top:bottom, left:right]
-    old = _as_unit(region)
-    if colour_match != "none":
-        new = matched(new, old, alpha)
-    blended = old + alpha[..., None] * (new - old)
-    if frame.dtype == np.uint8:
-        blended = np.clip(np.rint(blended * 255.0), 0, 255)
-    np.copyto(region, blended.astype(frame.dtype), where=inside[..., None])
-    placed[top:bottom, left:right] = alpha
+class _Canvas:
+    """Copies of the frames, and the masks, that the crops are blended into."""
 
+    def __init__(self, frames: Tensor) -> None:
+        self.frames = torch.empty(frames.shape, dtype=frames.dtype).copy_(frames)
+        self.masks = torch.zeros(frames.shape[:3], dtype=torch.float32)
 
-def matched(new: np.ndarray, old: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """`new` with the weighted mean and standard deviation of `old` in each channel of CIE Lab.
+    def results(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The frames and the masks."""
+        return self.frames.to(dtype), self.masks
 
-    Reinhard, Ashikhmin, Gooch, Shirley: Color Transfer between Images (2001), there in another opponent space.
+    def cut(self, n: int, matrix: np.ndarray, size: int, device: torch.device) -> Tensor:
+        """The crop [size, size, 3] of frame `n`, 0..1."""
+        values = resample(self.frames[n].to(device), matrix * float(size), (size, size))
+        return values / 255.0 if self.frames.dtype == torch.uint8 else values
 
-    Args:
-        new: [h, w, 3] RGB float32 in 0..1.
-        old: [h, w, 3] the same.
-        weight: [h, w] what counts, 0..1, not all 0.
-    """
-    a, b = (rgb_to_lab(np.clip(x, 0.0, 1.0)) for x in (new, old))
-    share = (weight / weight.sum(dtype=np.float64))[..., None]
-    mean_a, mean_b = (a * share).sum((0, 1)), (b * share).sum((0, 1))
-    deviation_a, deviation_b = (np.sqrt(((x - m) ** 2 * share).sum((0, 1))) for x, m in ((a, mean_a), (b, mean_b)))
-    gain = np.clip((deviation_b + 1e-3) / (deviation_a + 1e-3), 1.0 / MAX_CONTRAST, MAX_CONTRAST)
-    lab = ((a - mean_a) * gain + mean_b).astype(np.float32)
-    return np.clip(lab_to_rgb(lab), 0.0, 1.0)
+    def blend(self, n: int, edited: Tensor, matrix: np.ndarray, mask: _Mask, detail: Tensor | None) -> None:
+        """Blend one crop [S, S, 3] into frame `n`; `detail` [s, s] says where the frame's fine detail stays."""
+        box = self._box(matrix, mask)
+        if box is None:
+            return
+        top, bottom, left, right = box
+        area, size = (n, slice(top, bottom), slice(left, right)), (bottom - top, right - left)
+        inner = mask.inner.to(edited.device)
+        alpha = resample(inner, _to_frame(matrix, inner.shape[0], left, top), size, edge="zero").clamp_(0.0, 1.0)
+        if mask.frame is not None:
+            alpha = alpha * mask.frame[top:bottom, left:right].to(edited.device)
+        region = self.frames[area].to(edited.device)
+        old = as_unit(region)
+        new = resample(edited, _to_frame(matrix, edited.shape[0], left, top), size)
+        if detail is not None:
+            weight = resample(detail, _to_frame(matrix, detail.shape[0], left, top), size)
+            new = with_detail(new, old, weight, self._fine(matrix, edited.shape[0]))
+        blended = torch.lerp(old, new, alpha[..., None])
+        if region.dtype == torch.uint8:
+            blended = (blended * 255.0).round_().clamp_(0, 255)
+        self.frames[area] = torch.where((alpha > 0.0)[..., None], blended.to(region.dtype), region).cpu()
+        self.masks[area] = alpha.cpu()
 
+    def _box(self, matrix: np.ndarray, mask: _Mask) -> tuple[int, int, int, int] | None:
+        """top, bottom, left, right of the mask in the frame, in whole pixels inside it; None if they do not meet."""
+        support = mask.support()
+        if support is None:
+            return None
+        u0, v0, u1, v1 = support
+        x0, y0, x1, y1 = corners(shifted(invert(matrix), (u0, v0), (0.0, 0.0)), u1 - u0, v1 - v0)
+        height, width = self.frames.shape[1:3]
+        top, bottom = max(math.floor(y0), 0), min(math.ceil(y1), height)
+        left, right = max(math.floor(x0), 0), min(math.ceil(x1), width)
+        return (top, bottom, left, right) if top < bottom and left < right else None
 
-def _frame_box(matrix: np.ndarray, height: int, width: int) -> tuple[int, int, int, int] | None:
-    """top, bottom, left, right of the crop in the frame, in whole pixels inside it; None if they do not meet."""
-    x0, y0, x1, y1 = corners(_to_frame(matrix, 1, 0, 0), 1.0, 1.0)
-    top, bottom = max(math.floor(y0), 0), min(math.ceil(y1), height)
-    left, right = max(math.floor(x0), 0), min(math.ceil(x1), width)
-    return (top, bottom, left, right) if top < bottom and left < right else None
+    @staticmethod
+    def _fine(matrix: np.ndarray, size: int) -> float:
+        """The blur that takes fine detail away, frame px, for a portrait of side `size`."""
+        side = 1.0 / math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
+        return max(FINE * side / size, 0.3)
 
 
 def _to_frame(matrix: np.ndarray, size: int, left: int, top: int) -> np.ndarray:
@@ -223,9 +360,11 @@ def _to_frame(matrix: np.ndarray, size: int, left: int, top: int) -> np.ndarray:
     return shifted(invert(matrix * float(size)), (0.0, 0.0), (-left, -top))
 
 
-def _as_unit(picture: np.ndarray) -> np.ndarray:
-    """uint8 or float32 values as float32 in 0..1."""
-    return picture.astype(np.float32) / np.float32(255.0) if picture.dtype == np.uint8 else picture.astype(np.float32)
+def _steadied(crop: Crop, sigma: float) -> Crop:
+    """The crop with landmarks smoothed over the clip."""
+    if crop.landmarks is None or sigma == 0.0:
+        return crop
+    return replace(crop, landmarks=smooth(crop.landmarks, sigma, np.ones(len(crop), dtype=bool)))
 
 
 def _check_edited(frames: Tensor, edited: Tensor) -> None:
@@ -247,17 +386,21 @@ def _check_edited(frames: Tensor, edited: Tensor) -> None:
         )
 
 
-def _crop_masks(mask: Tensor | None, crop: Crop) -> np.ndarray:
-    """Masks [N or 1, s, s] float32 in 0..1."""
-    if mask is None:
-        mask = feather_mask(crop.size) if crop.landmarks is None else face_mask(crop)
+def _own_masks(mask: Tensor, crop: Crop, rim: float) -> list[_Mask]:
+    """Masks given from outside, one for all frames or one a frame, with a rim that fades out over `rim`, if any."""
     if mask.ndim == 2:
         mask = mask[None]
-    if mask.ndim != 3 or mask.shape[1] != mask.shape[2] or len(mask) not in (1, len(crop)):
+    whole = tuple(mask.shape[1:]) == tuple(crop.frame_size)
+    if mask.ndim != 3 or len(mask) not in (1, len(crop)) or not (whole or mask.shape[1] == mask.shape[2]):
+        height, width = crop.frame_size
         raise FrameError(
-            f"mask: expected [{len(crop)}, s, s] or one square mask for all in the crop's square, got "
-            f"{list(mask.shape)}."
+            f"mask: expected one for all or {len(crop)}, square (the portrait's) or {width}x{height} (the full "
+            f"frame's), got {list(mask.shape)}."
         )
     if not torch.isfinite(mask).all():
         raise FrameError("mask: expected values in 0..1, found NaN or infinity.")
-    return np.ascontiguousarray(mask.detach().float().clamp(0.0, 1.0).cpu().numpy())
+    mask = mask.detach().float().clamp(0.0, 1.0).cpu()
+    if whole:
+        border = feather_mask(crop.size, rim)[0]
+        return [_Mask(border, each) for each in mask]
+    return [_Mask(each * feather_mask(mask.shape[1], rim)[0] if rim else each) for each in mask]
