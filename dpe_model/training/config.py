@@ -56,6 +56,8 @@ class SupervisedWeights:
         mask: cross entropy that opens the mask where the source shows the point.
         pose: regression of the pose parameters from the pose branch's code.
         expression: regression of the expression parameters from the expression branch's code.
+        picture: regression of pose, expression and landmarks from the encoder's code `w`, relative to their own
+            weights in a `motion` stage.
         leak: pose code that changes with the expression alone, and the reverse.
         leak_every: steps between those; they cost two encodings. 0 = never.
         region: how much more pixels count that the edit changes, 0 = as any other.
@@ -72,6 +74,7 @@ class SupervisedWeights:
     mask: float = 0.05
     pose: float = 0.5
     expression: float = 0.5
+    picture: float = 0.0
     leak: float = 0.1
     leak_every: int = 4
     region: float = 4.0
@@ -112,6 +115,8 @@ class Stage:
 
     Attributes:
         size: side of the pictures in pixels.
+        phase: `edit` trains everything on edits; `motion` trains the encoder alone, to tell pose, expression and
+            landmarks of rendered heads. The stage after it starts with motion editing worked out from that.
         steps: how many steps it lasts.
         batch: samples a step, over all processes.
         lr: learning rate at its start; 0 takes the optimiser's.
@@ -121,6 +126,7 @@ class Stage:
     steps: int = 800_000
     batch: int = 64
     lr: float = 0.0
+    phase: Literal["edit", "motion"] = "edit"
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,8 @@ class Source:
         path: the folder, or for `render` the head model.
         share: how often a step takes its batch from here, relative to the other sources.
         flip: mirror half of the samples (clips and lmdb only; parameters of rendered heads know no mirror).
-        jitter: strength of random brightness, contrast and colour, the same for all pictures of a sample; 0 = none.
+        jitter: strength of random brightness, contrast and colour, the same for all pictures of a sample (of rendered
+            heads the driver has its own); 0 = none.
     """
 
     kind: Literal["synthetic", "render", "clips", "lmdb"] = "clips"
@@ -148,7 +155,9 @@ class Optimiser:
     """Adam as published: `lr` and betas are raised by the lazy-regularisation ratios n / (n + 1).
 
     Attributes:
+        kind: `adam`, or `muon` for matrices with Adam for the rest.
         lr: learning rate before its ratio.
+        momentum: of Muon.
         beta1, beta2: before their ratios.
         generator_every, discriminator_every: n of the ratios.
         warmup: steps of each stage over which the rate rises from zero.
@@ -156,7 +165,9 @@ class Optimiser:
         clip: largest gradient norm, 0 = unlimited.
     """
 
+    kind: Literal["adam", "muon"] = "adam"
     lr: float = 0.002
+    momentum: float = 0.95
     beta1: float = 0.0
     beta2: float = 0.99
     generator_every: int = 4

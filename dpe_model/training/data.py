@@ -31,9 +31,15 @@ POSE_OFFSET = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
 POSE_UNIT = (16.0, 9.0, 6.0, 0.06, 0.03, 0.025)
 """Yaw, pitch, roll in degrees, scale, shift x and y: what counts as zero, and about one standard deviation."""
 
-EXPRESSION_UNIT = 0.25
+SHAPE_UNIT = 0.2
 GAZE_UNIT = (7.0, 5.0)
-"""The same of blendshape weights, and of gaze yaw and pitch in degrees, the last two expression parameters."""
+"""The same of landmarks' displacements by the expression, cm, and of gaze yaw and pitch, degrees."""
+
+LANDMARK_UNIT = 0.06
+"""The same of landmarks' places in a picture, in half pictures."""
+
+POSE_DIM, EXPRESSION_DIM, LANDMARK_DIM = 6, 68 * 3 + 2, 68 * 2
+"""Numbers that tell a pose, an expression (68 landmarks' displacements, gaze), and where the landmarks are."""
 
 B = TypeVar("B", bound="TensorBatch")
 
@@ -98,9 +104,12 @@ class SupervisedBatch(TensorBatch):
         exp_target: A(p1, e2).
         both_target: A(p2, e2).
         source_pose, driver_pose: [N, 6] yaw, pitch, roll, scale, shift x, y, in about standard deviations.
-        source_expression, driver_expression: [N, K] blendshapes and gaze, likewise.
+        source_expression, driver_expression: [N, K] what the expression does to the mean head's landmarks, and gaze,
+            likewise.
         pose_flow, exp_flow, both_flow: [N, 2, s, s], s up to S.
         pose_visible, exp_visible, both_visible: [N, 1, s, s], share of the pixel seen in `source`.
+        landmarks: [N, 5, L] places of the landmarks in source, driver, pose, expression and both target, in
+            `LANDMARK_UNIT`.
     """
 
     source: Tensor
@@ -118,6 +127,18 @@ class SupervisedBatch(TensorBatch):
     pose_visible: Tensor | None = None
     exp_visible: Tensor | None = None
     both_visible: Tensor | None = None
+    landmarks: Tensor | None = None
+
+    def pictures(self) -> Tensor:
+        """All five pictures, one kind after the other: [5 N, 3, S, S]."""
+        return torch.cat((self.source, self.driver, self.pose_target, self.exp_target, self.both_target))
+
+    def truths(self) -> Tensor:
+        """What is known of `pictures`: pose, expression, landmarks, [5 N, P + K + L]. Needs landmarks."""
+        assert self.landmarks is not None
+        pose = torch.cat([(self.source_pose, self.driver_pose)[i] for i in (0, 1, 1, 0, 1)])
+        expression = torch.cat([(self.source_expression, self.driver_expression)[i] for i in (0, 1, 0, 1, 1)])
+        return torch.cat((pose, expression, self.landmarks.transpose(0, 1).flatten(0, 1)), 1)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -139,11 +160,9 @@ def pose_units(pose: Tensor) -> Tensor:
     return (pose.float() - torch.tensor(POSE_OFFSET)) / torch.tensor(POSE_UNIT)
 
 
-def expression_units(expression: Tensor) -> Tensor:
-    """Blendshape weights and gaze in degrees [N, K] -> about standard deviations."""
-    unit = torch.full((expression.shape[-1],), EXPRESSION_UNIT)
-    unit[-2:] = torch.tensor(GAZE_UNIT)
-    return expression.float() / unit
+def expression_units(shape: Tensor, gaze: Tensor) -> Tensor:
+    """Landmark displacements [N, 68, 3] cm and gaze [N, 2] degrees -> [N, 206] about standard deviations."""
+    return torch.cat((shape.float().flatten(1) / SHAPE_UNIT, gaze.float() / torch.tensor(GAZE_UNIT)), 1)
 
 
 def shrink_flow(flow: Tensor, visible: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -162,10 +181,11 @@ def shrink_flow(flow: Tensor, visible: Tensor, size: int) -> tuple[Tensor, Tenso
 class RenderReader:
     """Rendered heads, drawn on the fly: an endless supply, at the price of a few renders a sample."""
 
-    def __init__(self, path: str, render_size: int = 128, same_person: float = 0.4) -> None:
+    def __init__(self, path: str, render_size: int = 128, same_person: float = 0.4, jitter: float = 0.0) -> None:
         from .synthetic.sampling import Studio
 
         self.studio = Studio.load(path)
+        self.jitter = jitter
         self.render_size, self.same_person = render_size, same_person
 
     def sample(self, rng: np.random.Generator, size: int) -> SupervisedBatch:
@@ -178,8 +198,12 @@ class RenderReader:
         flows = torch.from_numpy(np.stack([made.flows[f"{n}_target"] for n in names]))
         visible = torch.from_numpy(np.stack([made.visible[f"{n}_target"] for n in names]))
         pose = np.stack([p.pose_vector() for p in (made.source_params, made.driver_params)])
-        expression = np.stack([p.expression_vector() for p in (made.source_params, made.driver_params)])
-        return supervised_from(images, torch.from_numpy(pose), torch.from_numpy(expression), flows, visible, size)
+        gaze = np.stack([p.expression_vector()[-2:] for p in (made.source_params, made.driver_params)])
+        shape = torch.from_numpy(np.stack((made.source_shape, made.driver_shape)))
+        expression = expression_units(shape, torch.from_numpy(gaze))
+        marks = torch.from_numpy(made.landmarks)
+        batch = supervised_from(images, torch.from_numpy(pose), expression, flows, visible, marks, size)
+        return recoloured(batch, rng, self.jitter)
 
 
 def supervised_from(
@@ -188,6 +212,7 @@ def supervised_from(
     expression: Tensor,
     flows: Tensor | None,
     visible: Tensor | None,
+    landmarks: Tensor,
     size: int,
 ) -> SupervisedBatch:
     """A sample (batch of one) from what a renderer gives.
@@ -195,34 +220,49 @@ def supervised_from(
     Args:
         images: uint8 [5, S, S, 3]: source, driver, pose, expression and both target.
         pose: [2, 6] of source and driver, degrees and picture widths.
-        expression: [2, K], blendshape weights and gaze in degrees.
+        expression: [2, K], see `expression_units`.
         flows: [3, s, s, 2] of the three targets, or None.
         visible: [3, s, s] in 0..1, or None.
+        landmarks: [5, 68, 2] in -1..1.
         size: pixels a side wanted; S is a multiple.
     """
     pictures = to_network(images, size)[:, None]
-    poses, expressions = pose_units(pose)[:, None], expression_units(expression)[:, None]
+    poses, expressions = pose_units(pose)[:, None], expression[:, None]
     maps: list[Tensor | None] = [None] * 6
     if flows is not None and visible is not None:
         small, share = shrink_flow(flows.float().permute(0, 3, 1, 2), visible.float()[:, None], size)
         maps = [*small[:, None], *share[:, None]]
-    return SupervisedBatch(*pictures, *poses, *expressions, *maps)
+    marks = landmarks.float().flatten(1)[None] / LANDMARK_UNIT
+    return dataclasses.replace(SupervisedBatch(*pictures, *poses, *expressions, *maps), landmarks=marks)
+
+
+def recoloured(batch: SupervisedBatch, rng: np.random.Generator, strength: float) -> SupervisedBatch:
+    """The sample with brightness, contrast and colour changed at random: the driver's its own way, the others alike."""
+    if not strength:
+        return batch
+    own, other = rng.uniform(-strength, strength, size=(2, 3))
+    names = ("source", "pose_target", "exp_target", "both_target")
+    changed = {name: _recolour(getattr(batch, name), own) for name in names}
+    return dataclasses.replace(batch, driver=_recolour(batch.driver, other), **changed)
 
 
 class ShardReader:
     """Rendered heads from a folder of shards, drawn with replacement from those that exist when the run starts."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, jitter: float = 0.0) -> None:
         from .synthetic.shards import ShardDataset
 
-        self.shards = ShardDataset(path)
+        self.shards, self.jitter = ShardDataset(path), jitter
 
     def sample(self, rng: np.random.Generator, size: int) -> SupervisedBatch:
         """One tuple at `size` px."""
         made = self.shards[int(rng.integers(len(self.shards)))]
         pose = torch.stack((made["source_pose"], made["driver_pose"]))
-        expression = torch.stack((made["source_expression"], made["driver_expression"]))
-        return supervised_from(made["images"], pose, expression, made["flows"], made["visible"], size)
+        shape = torch.stack((made["source_shape"], made["driver_shape"]))
+        gaze = torch.stack((made["source_expression"], made["driver_expression"]))[:, -2:]
+        expression = expression_units(shape, gaze)
+        maps = made["flows"], made["visible"], made["landmarks"]
+        return recoloured(supervised_from(made["images"], pose, expression, *maps, size), rng, self.jitter)
 
 
 class ClipReader:
@@ -350,9 +390,9 @@ def _recolour(images: Tensor, amounts: Any) -> Tensor:
 def open_source(source: Source) -> Reader:
     """The reader of a source. Raises DataError where it cannot be read."""
     if source.kind == "render":
-        return RenderReader(source.path)
+        return RenderReader(source.path, jitter=source.jitter)
     if source.kind == "synthetic":
-        return ShardReader(source.path)
+        return ShardReader(source.path, source.jitter)
     if source.kind == "clips":
         return ClipReader(source)
     if source.kind == "lmdb":

@@ -13,11 +13,12 @@ from ..network import DPENetwork
 from ..network.layers import EqualLinear
 from .config import PublishedWeights, TrainConfig
 from .cycle import run_cycle
-from .data import Batch, PairBatch
+from .data import Batch, DataError, PairBatch, SupervisedBatch
 from .discriminator import Discriminator
+from .heads import ParameterHeads
 from .losses import PerceptualLoss, discriminator_adversarial, gradient_penalty
 from .published import published_loss
-from .supervision import ParameterHeads, Supervision
+from .supervision import Supervision, picture_terms
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,25 @@ class LossModel(nn.Module):
         self.supervision = Supervision(config.supervised, config.pose_branch, perceptual)
         # In a tuple, so that its frozen weights are no part of this module.
         self.frozen = (perceptual,)
+        self.motion_only = False
+
+    def read_motion(self, batch: Batch) -> StepOutput:
+        """Losses of a `motion` stage: pose, expression and landmarks read off each picture's code.
+
+        Raises:
+            DataError: pictures of which these are not known.
+        """
+        if not isinstance(batch, SupervisedBatch) or batch.landmarks is None:
+            raise DataError("A motion stage needs rendered heads with landmarks: sources of kind synthetic or render.")
+        w = self.network.encode(batch.pictures(), with_features=False).w
+        terms = picture_terms(self.heads, w, batch.truths())
+        shown = {"source": batch.source, "driver": batch.driver}
+        return StepOutput(torch.stack(list(terms.values())).sum(), terms, [], [], shown)
 
     def forward(self, batch: Batch, step: int, discriminator: nn.Module | None) -> StepOutput:
         """Losses of a batch at step number `step`."""
+        if self.motion_only:
+            return self.read_motion(batch)
         if isinstance(batch, PairBatch):
             images = run_cycle(self.network, batch.a, batch.b)
             loss = published_loss(images, batch.a, batch.b, self.weights, self.frozen[0], discriminator)

@@ -12,14 +12,18 @@ from torch import Tensor, nn
 
 from ..network import BRANCHES, Branch, DPENetwork, Encoding
 from ..network.generator import identity_grid
-from ..network.layers import EqualLinear
 from .config import SupervisedWeights
 from .cycle import select
 from .data import SupervisedBatch, shrink_flow
+from .heads import ParameterHeads
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
 
 MASK_OPEN = 3.0
 """Logit a fresh mask starts from: 95 % of each feature comes from the source."""
+
+
+EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
+"""Weights of the terms of a picture's regression: an expression is the hardest to see."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,6 @@ class Edits:
 
     images: dict[Branch, Tensor]
     both: Tensor | None
-
-
-class ParameterHeads(nn.Module):
-    """Reads pose and expression parameters off the branches' codes by one linear layer each.
-
-    They teach the encoder what motion is; they are the trainer's, not the checkpoint's.
-    """
-
-    def __init__(self, style_dim: int, pose_dim: int, expression_dim: int) -> None:
-        super().__init__()
-        self.pose = EqualLinear(style_dim, pose_dim)
-        self.expression = EqualLinear(style_dim, expression_dim)
 
 
 def zero_flows(network: DPENetwork) -> None:
@@ -139,6 +131,9 @@ def _own(batch: SupervisedBatch, count: int) -> SupervisedBatch:
         changes[f"{name}_target"] = swap(getattr(batch, f"{name}_target"), batch.source)
         changes[f"{name}_flow"] = swap(getattr(batch, f"{name}_flow"), still)
         changes[f"{name}_visible"] = swap(getattr(batch, f"{name}_visible"), seen)
+    if batch.landmarks is not None:
+        own = batch.landmarks[:count, :1].expand_as(batch.landmarks[:count])
+        changes["landmarks"] = torch.cat((own, batch.landmarks[count:]))
     changes["driver_pose"] = swap(batch.driver_pose, batch.source_pose)
     changes["driver_expression"] = swap(batch.driver_expression, batch.source_expression)
     return replace(batch, **changes)  # type: ignore[arg-type]
@@ -196,6 +191,9 @@ class Supervision:
         truths = {self.pose_branch: self._truth(batch, "pose"), self.exp_branch: self._truth(batch, "exp")}
 
         terms = self._regression(heads, codes, batch)
+        if weights.picture and batch.landmarks is not None:
+            read = picture_terms(heads, encoded.w, batch.truths()[: 2 * n])
+            terms["picture"] = weights.picture * torch.stack(list(read.values())).sum()
         images: dict[Branch, Tensor] = {}
         for branch, truth in truths.items():
             image, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], source.features)
@@ -268,6 +266,13 @@ class Supervision:
             spread = code.detach().var(0, unbiased=False).sum().clamp_min(1e-6)
             total = total + (network.branch_code(alpha, branch) - code[wanted]).square().sum(1).mean() / spread
         return total
+
+
+def picture_terms(heads: ParameterHeads, w: Tensor, truths: Tensor) -> dict[str, Tensor]:
+    """Regression of what is known of pictures from their codes `w` [N, style_dim]; truths [N, P + K + L]."""
+    wanted = truths.split(heads.dims, 1)
+    terms = dict(zip(("pose", "expression", "landmarks"), map(_huber, heads.read(w), wanted), strict=True))
+    return {name: EASE[name] * term for name, term in terms.items()}
 
 
 def _due(step: int, every: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import logging
 import math
@@ -20,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adam
 from tqdm import tqdm
 
 from ..checkpoint import BranchRoles, load_checkpoint, save_checkpoint
@@ -28,20 +28,21 @@ from ..errors import CheckpointError
 from ..network import DPENetwork
 from ..network.layers import Unused
 from .config import Stage, TrainConfig, config_values
-from .data import POSE_UNIT, Batch, Share, StepData, SupervisedBatch, step_batches
+from .data import Batch, DataError, Share, StepData, SupervisedBatch, step_batches
 from .discriminator import STDDEV_GROUP, Discriminator
 from .growth import grow, grow_discriminator, start_as_copy
+from .heads import ParameterHeads, start_motion
 from .losses import PerceptualLoss, load_perceptual, read_state_dict
+from .optimisers import make_optimiser
 from .report import Reporter, mean_terms
 from .state import load_state, module_tensors, optimiser_tensors, restore_module, restore_optimiser, save_state
 from .steps import DiscriminatorStep, FrozenCritic, GeneratorStep, LossModel, StepOutput
-from .supervision import ParameterHeads, orthogonal_motion, zero_flows
+from .supervision import orthogonal_motion, zero_flows
 
 logger = logging.getLogger(__name__)
 
-EXPRESSION_DIM = 55
-"""Expression parameters of a rendered head: 53 blendshapes and two angles of gaze."""
-
+SAMPLED_CODES = 1000
+"""Pictures that motion editing is started from."""
 
 LOG_EVERY = 100
 """Steps the progress bar averages over where no metrics are written."""
@@ -121,13 +122,6 @@ def learning_rate(config: TrainConfig, stage: Stage, done: int) -> float:
     return rate if into <= 0 or not falling else rate * 0.5 * (1 + math.cos(math.pi * min(1.0, into / falling)))
 
 
-def lazy_adam(parameters: list[nn.Parameter], config: TrainConfig, every: int) -> Adam:
-    """Adam as published: rate and betas raised by every / (every + 1) (StyleGAN2, lazy regularisation)."""
-    ratio = every / (every + 1)
-    optimiser = config.optimiser
-    return Adam(parameters, lr=optimiser.lr * ratio, betas=(optimiser.beta1**ratio, optimiser.beta2**ratio))
-
-
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """Parameters that training may change."""
     return [p for p in module.parameters() if p.requires_grad]
@@ -203,12 +197,15 @@ class Trainer:
         freeze_unused(self.network)
         if config.channels_last:
             to_channels_last(self.network)
-        heads = heads or ParameterHeads(config.network.style_dim, len(POSE_UNIT), EXPRESSION_DIM)
-        self.heads = heads.to(self.device)
+        motion_only = config.stages[index].phase == "motion"
+        # The first layer hands the colours through; the generators rely on that later.
+        self.network.enc.net_app.convs[0].requires_grad_(not motion_only)
+        self.heads = (heads or ParameterHeads(config.network.style_dim)).to(self.device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.model = LossModel(self.network, self.heads, config, self.perceptual)
+        self.model.motion_only = motion_only
         self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
-        self.optimiser = lazy_adam(trainable(self.model), config, config.optimiser.generator_every)
+        self.optimiser = make_optimiser(trainable(self.model), config.optimiser, config.optimiser.generator_every)
         self.discriminator: Discriminator | None = None
         if config.adversarial:
             self._set_discriminator(discriminator, size)
@@ -224,8 +221,10 @@ class Trainer:
         step = DiscriminatorStep(self.discriminator, config.published, self.dtype)
         self.critic = FrozenCritic(step)
         self.discriminator_step = self._wrap(step)
-        self.discriminator_optimiser = lazy_adam(
-            trainable(self.discriminator), config, config.optimiser.discriminator_every
+        # Adam always: orthogonal updates let a critic run away from its generator.
+        settings = dataclasses.replace(config.optimiser, kind="adam")
+        self.discriminator_optimiser = make_optimiser(
+            trainable(self.discriminator), settings, config.optimiser.discriminator_every
         )
         local = config.stages[self.stage_index].batch // self.share.world // config.accumulate
         if local % STDDEV_GROUP:
@@ -254,10 +253,12 @@ class Trainer:
         with Interruption() as interruption, tqdm(total=config.steps, initial=self.step, disable=hidden) as progress:
             history: list[dict[str, Tensor]] = []
             batches = self._batches()
+            if self.step == 0 and self.model.motion_only:
+                self._centre_heads()
             while self.step < config.steps:
                 stage, _ = config.stage_at(self.step)
                 if stage != self.stage_index:
-                    self._enter_stage(stage, self.ema.requires_grad_(True), self.heads, self.discriminator)
+                    self._advance(stage)
                     batches = self._batches()
                 began = time.monotonic()
                 batch = next(batches).to(self.device, config.channels_last)
@@ -288,6 +289,41 @@ class Trainer:
         if reporter is not None:
             reporter.close()
         return Outcome(self.step, reason)
+
+    def _centre_heads(self) -> None:
+        """Start the picture head at the mean of what it is to tell: its bias would take hundreds of steps there."""
+        truths = torch.cat([batch.truths() for batch in self._joint_batches(SAMPLED_CODES)])
+        self.heads.centre(truths.to(self.device))
+
+    def _advance(self, stage: int) -> None:
+        """Go on to the next stage with the averaged network."""
+        after_motion = self.model.motion_only
+        network = self.ema.requires_grad_(True)
+        if after_motion and self.config.stages[stage].phase == "edit":
+            start_motion(network, self.heads, self._sample_codes(network), self.config.pose_branch)
+        self._enter_stage(stage, network, self.heads, self.discriminator)
+
+    def _sample_codes(self, network: DPENetwork) -> Tensor:
+        """Codes `w` [N, style_dim] of a thousand pictures of the current stage, the same on all processes."""
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for batch in self._joint_batches(SAMPLED_CODES):
+                images = batch.to(self.device).pictures()
+                found.append(network.encode(images, with_features=False).w)
+        return torch.cat(found)
+
+    def _joint_batches(self, pictures: int) -> Iterator[SupervisedBatch]:
+        """Whole batches of the current stage, as all processes share them, until so many pictures came."""
+        stage = self.config.stages[self.stage_index]
+        data = StepData(self.config.sources, stage.size, stage.batch, self.config.seed, Share())
+        step = self.step
+        while pictures > 0:
+            batch = data[step]
+            if not isinstance(batch, SupervisedBatch):
+                raise DataError("A motion stage needs rendered heads: sources of kind synthetic or render alone.")
+            yield batch
+            pictures -= 5 * len(batch)
+            step += 1
 
     def _batches(self) -> Iterator[Batch]:
         config = self.config

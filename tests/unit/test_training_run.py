@@ -189,9 +189,9 @@ class RandomHeads:
             return torch.from_numpy(rng.uniform(-1, 1, (1, *shape)).astype(np.float32))
 
         pictures = [picture(3, size, size) for _ in range(5)]
-        vectors = [picture(6), picture(6), picture(55), picture(55)]
+        vectors = [picture(6), picture(6), picture(206), picture(206)]
         flows = [picture(2, 8, 8) for _ in range(3)]
-        return SupervisedBatch(*pictures, *vectors, *flows, *(torch.ones(1, 1, 8, 8) for _ in range(3)))
+        return SupervisedBatch(*pictures, *vectors, *flows, *(torch.ones(1, 1, 8, 8) for _ in range(3)), picture(5, 136))
 
 
 def test_supervised_and_clip_batches_mix(clips, tmp_path, monkeypatch):

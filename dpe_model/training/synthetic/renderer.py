@@ -92,30 +92,10 @@ def render(scene: Scene, params: HeadParams, size: int = 128, sub: int = 2, back
         background: [size, size, 3] linear RGB, made from the scene's seed when None.
     """
     person, cam = scene.person, scene.camera
-    weights = np.zeros(len(person.template.expression_names), np.float32)
-    weights[: len(params.expression)] = params.expression
-    deformed = person.deform(weights, params.gaze_yaw, params.gaze_pitch)
     head = rotation(params.yaw, params.pitch, params.roll)
-    body = rotation(cam.body_yaw + cam.follow * params.yaw, cam.body_pitch, 0.3 * cam.follow * params.roll)
     side = size * sub
     focal_scale = cam.distance * side / cam.span * params.scale
-    camera = np.empty_like(deformed)
-    screen = np.empty_like(deformed)
-    kernels.pose_and_project(
-        deformed,
-        person.head_weight,
-        rotation_steps(body, head),
-        NECK_PIVOT,
-        1.0,
-        params.shift_x,
-        params.shift_y,
-        focal_scale,
-        cam.distance,
-        side,
-        cam.centre,
-        camera,
-        screen,
-    )
+    camera, screen = project(scene, params, side)
     triangle = np.full((side, side), -1, np.int32)
     bary = np.empty((side, side, 2), np.float32)
     depth = np.full((side, side), kernels.EMPTY, np.float32)
@@ -152,6 +132,39 @@ def render(scene: Scene, params: HeadParams, size: int = 128, sub: int = 2, back
         image,
     )
     return Render(image, triangle, bary, depth, camera, screen, params, focal_scale, sub)
+
+
+def project(scene: Scene, params: HeadParams, side: int) -> tuple[Array, Array]:
+    """The person's posed vertices [V, 3] in camera space, and on a screen of `side` pixels (x, y, depth)."""
+    person, cam = scene.person, scene.camera
+    weights = np.zeros(len(person.template.expression_names), np.float32)
+    weights[: len(params.expression)] = params.expression
+    deformed = person.deform(weights, params.gaze_yaw, params.gaze_pitch)
+    head = rotation(params.yaw, params.pitch, params.roll)
+    body = rotation(cam.body_yaw + cam.follow * params.yaw, cam.body_pitch, 0.3 * cam.follow * params.roll)
+    camera, screen = np.empty_like(deformed), np.empty_like(deformed)
+    kernels.pose_and_project(
+        deformed,
+        person.head_weight,
+        rotation_steps(body, head),
+        NECK_PIVOT,
+        1.0,
+        params.shift_x,
+        params.shift_y,
+        cam.distance * side / cam.span * params.scale,
+        cam.distance,
+        side,
+        cam.centre,
+        camera,
+        screen,
+    )
+    return camera, screen
+
+
+def landmarks(scene: Scene, made: Render) -> Array:
+    """The 68 landmarks' places [68, 2] in a picture, -1..1 between its edges, x first; hidden ones included."""
+    marks = made.screen[scene.person.template.landmarks, :2]
+    return (marks * (2.0 / (made.size * made.sub)) - 1.0).astype(np.float32)
 
 
 def _shadow(camera: Array, faces: npt.NDArray[np.int32], direction: Array) -> tuple[Array, Array]:

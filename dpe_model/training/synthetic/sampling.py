@@ -29,7 +29,7 @@ from .appearance import (
 )
 from .geometry import Array, HeadTemplate, ICTFaceKit
 from .person import HairStyle, Outfit, make_person
-from .renderer import HeadParams, Render, correspondence, develop, render
+from .renderer import HeadParams, Render, correspondence, develop, landmarks, render
 
 Rng = np.random.Generator
 Picture = npt.NDArray[np.uint8]
@@ -54,6 +54,8 @@ class Tuple:
         flows: per target name, for each of its pixels where that surface point lies in `source`, float32 [S, S, 2],
             -1..1, x first, as `grid_sample` with align_corners=False takes it.
         visible: per target name, 0..1 float32 [S, S], the share of the pixel that is seen in `source`.
+        landmarks: the 68 landmarks in each picture, float32 [5, 68, 2] in the order of `IMAGE_NAMES`, -1..1, x first.
+        source_shape, driver_shape: what the expression does to the 68 landmarks of the mean head, float32 [68, 3], cm.
         same_person: whether D is A.
     """
 
@@ -66,6 +68,9 @@ class Tuple:
     driver_params: HeadParams
     flows: dict[str, Array]
     visible: dict[str, Array]
+    landmarks: Array
+    source_shape: Array
+    driver_shape: Array
     same_person: bool
 
     def images(self) -> Picture:
@@ -104,6 +109,12 @@ class Studio:
         for name, weight in weights.items():
             vector[self.template.expression_index(name)] = float(weight)
         return tuple(vector)
+
+    def expression_shape(self, params: HeadParams) -> Array:
+        """How far the blendshapes move the 68 landmarks of the mean head: [68, 3] float32, cm."""
+        modes = self.template.expressions[:, self.template.landmarks]
+        weights = np.asarray(params.expression, np.float32)
+        return np.tensordot(weights, modes[: len(weights)], 1).astype(np.float32)
 
     def sample_scene(
         self,
@@ -266,6 +277,8 @@ class Studio:
         for name, target in targets.items():
             flows[name], visible[name] = correspondence(scene, target, source)
         driver = targets["both_target"] if same_person else render(other, second, size, sub)
+        marks = [landmarks(scene, source), landmarks(other, driver)]
+        marks += [landmarks(scene, targets[name]) for name in TARGET_NAMES]
         pictures = {
             name: develop(target.linear, scene.post, rng, degrade=not clean_targets) for name, target in targets.items()
         }
@@ -276,6 +289,9 @@ class Studio:
             driver_params=second,
             flows=flows,
             visible=visible,
+            landmarks=np.stack(marks),
+            source_shape=self.expression_shape(first),
+            driver_shape=self.expression_shape(second),
             same_person=same_person,
             **pictures,
         )

@@ -28,14 +28,15 @@ from .sampling import IMAGE_NAMES, TARGET_NAMES, Studio, Tuple
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "shards.json"
+LANDMARKS = 68
 Sample = dict[str, torch.Tensor]
 """One sample as tensors:
 
 images [5, S, S, 3] uint8 in the order of `IMAGE_NAMES`; flows [3, s, s, 2] float32 and visible [3, s, s] float32 in the
 order of `TARGET_NAMES`, s = S / flow_stride; source_pose, driver_pose [6]; source_expression, driver_expression [E + 2]
-(see `HeadParams`); same_person [] bool.
+(see `HeadParams`); landmarks [5, 68, 2], source_shape, driver_shape [68, 3] (see `Tuple`); same_person [] bool.
 """
 
 
@@ -109,6 +110,9 @@ def record_type(options: SampleOptions, expressions: int) -> np.dtype[Any]:
             ("driver_pose", np.float32, (6,)),
             ("source_expression", np.float32, (expressions + 2,)),
             ("driver_expression", np.float32, (expressions + 2,)),
+            ("landmarks", np.float32, (len(IMAGE_NAMES), LANDMARKS, 2)),
+            ("source_shape", np.float32, (LANDMARKS, 3)),
+            ("driver_shape", np.float32, (LANDMARKS, 3)),
             ("same_person", np.bool_),
         ]
     )
@@ -127,6 +131,8 @@ def to_record(sample: Tuple, options: SampleOptions, expressions: int) -> npt.ND
     record["driver_pose"] = sample.driver_params.pose_vector()
     record["source_expression"] = sample.source_params.expression_vector()
     record["driver_expression"] = sample.driver_params.expression_vector()
+    for name in ("landmarks", "source_shape", "driver_shape"):
+        record[name] = getattr(sample, name)
     record["same_person"] = sample.same_person
     return record
 
