@@ -29,6 +29,8 @@ def choose(
     mask: Tensor | None = None,
 ) -> int:
     """The number of one of the people, who come largest first and have one entry a frame; see `track_faces`."""
+    if select not in SELECT:
+        raise ValueError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
     if select == "index":
         if not 0 <= index < len(people):
             raise NoFaceError(

@@ -130,6 +130,4 @@ def track_faces(
         NoFaceError: no face in any frame, fewer people than `index` asks for, or nobody under the mask.
         ValueError: an unknown `select`, a position beyond the frame, a mask of the wrong layout.
     """
-    if select not in SELECT:
-        raise ValueError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
     return find_people(detections, frame_size, cuts).choose(select, index, position, mask)
