@@ -2,11 +2,12 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES, install_examples, register_model_folder
+from .nodes import NODES, install_examples, register_model_folder, register_parsing_folder
 
 WEB_DIRECTORY = "./js"
 
 register_model_folder()
+register_parsing_folder()
 install_examples()
 
 

@@ -4,7 +4,7 @@ from .curves import PlotMotion, SmoothMotion
 from .examples import install_examples
 from .load import LoadDPEModel, register_model_folder
 from .motion import EditLatent, EncodeMotion, LoadMotion, SaveMotion
-from .paste import PasteBack
+from .paste import PasteBack, register_parsing_folder
 from .portrait import CropPortrait
 from .render import RenderExpression, RenderPose
 from .video import DriveVideo
@@ -24,4 +24,4 @@ NODES = (
     DriveVideo,
 )
 
-__all__ = ["NODES", "install_examples", "register_model_folder"]
+__all__ = ["NODES", "install_examples", "register_model_folder", "register_parsing_folder"]

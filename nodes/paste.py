@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..dpe_model.errors import FrameError
 from ..dpe_model.frames import check_frames
-from ..dpe_model.portrait import Crop, crop_frames, face_mask, feather_mask, paste_back
-from ..dpe_model.portrait.paste import COLOUR_MATCH
+from ..dpe_model.portrait import Crop, PasteOptions, Paster
+from ..dpe_model.portrait.parsing import FILE, PAGE, ParsingError
+from ..dpe_model.portrait.paste import COLOUR_MATCH, MASKS
 from . import host
 from .sockets import CATEGORY, DPECrop
 
-MASKS = ("face", "crop")
 PASTE_CHUNK = 4
+PARSING_FOLDER = "face_parsing"
+PARSING_EXTENSIONS = {".pth", ".pt", ".safetensors"}
+DEFAULTS = PasteOptions()
+
+
+def register_parsing_folder() -> None:
+    """Make `models/face_parsing` a model folder; other packs' and an extra_model_paths.yaml's entries stay."""
+    folder_paths.add_model_folder_path(PARSING_FOLDER, str(Path(folder_paths.models_dir) / PARSING_FOLDER))
+    paths, extensions = folder_paths.folder_names_and_paths[PARSING_FOLDER]
+    folder_paths.folder_names_and_paths[PARSING_FOLDER] = (paths, set(extensions) | PARSING_EXTENSIONS)
+
+
+def parsing_weights() -> Path:
+    """The face-parsing weights: the published file, or the same under another ending or in a subfolder.
+
+    Raises:
+        ParsingError: there are none; says which file belongs where.
+    """
+    for name in folder_paths.get_filename_list(PARSING_FOLDER):
+        path = Path(name)
+        if path.stem == Path(FILE).stem and path.suffix in PARSING_EXTENSIONS:
+            return Path(folder_paths.get_full_path(PARSING_FOLDER, name))
+    folders = ", ".join(folder_paths.get_folder_paths(PARSING_FOLDER))
+    raise ParsingError(
+        f"mask_shape: parsing needs the file {FILE}, and there is none in {folders}. Get it from {PAGE} (see its "
+        "README), put it there and run again; or choose face or crop."
+    )
 
 
 class PasteBack(io.ComfyNode):
@@ -48,7 +78,11 @@ class PasteBack(io.ComfyNode):
                     "mask_shape",
                     options=list(MASKS),
                     default="face",
-                    tooltip="face: from forehead to chin, by the face's landmarks. crop: the whole portrait.",
+                    tooltip=(
+                        "face: from forehead to chin, by the face's landmarks. crop: the whole portrait. parsing: the "
+                        f"face as a parsing network sees it, hair and neck left out; needs {FILE} in "
+                        "models/face_parsing."
+                    ),
                 ),
                 io.Float.Input(
                     "feather",
@@ -70,7 +104,31 @@ class PasteBack(io.ComfyNode):
                     "colour_match",
                     options=list(COLOUR_MATCH),
                     default="none",
-                    tooltip="mean_std: give the edit the colours that the frame has under the mask.",
+                    tooltip=(
+                        "Give the edit the colours that the frame has under the mask. mean_std: by mean and spread. "
+                        "histogram: tone by tone, stronger."
+                    ),
+                ),
+                io.Float.Input(
+                    "detail",
+                    default=DEFAULTS.detail,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip=(
+                        "How much of the frame's fine detail stays where the edit moved nothing, so that a 256 px edit "
+                        "does not look soft in a large frame. 0: the portrait as it is."
+                    ),
+                ),
+                io.Float.Input(
+                    "mask_smoothing",
+                    default=DEFAULTS.mask_smoothing,
+                    min=0.0,
+                    max=50.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="How steady the mask is over time, in frames. Higher if its edge trembles.",
                 ),
             ],
             outputs=[
@@ -90,29 +148,41 @@ class PasteBack(io.ComfyNode):
         grow: float,
         colour_match: str,
         mask: torch.Tensor | None = None,
+        detail: float = DEFAULTS.detail,
+        mask_smoothing: float = DEFAULTS.mask_smoothing,
     ) -> io.NodeOutput:
         """Blend chunk by chunk into one copy of the frames."""
+        automatic = mask_shape if mask is None else DEFAULTS.mask
+        options = PasteOptions(
+            mask=automatic,
+            feather=feather,
+            grow=grow,
+            colour_match=colour_match,
+            detail=detail,
+            parsing_weights=parsing_weights() if automatic == "parsing" else None,
+            mask_smoothing=mask_smoothing,
+        )
         frames, edited = check_frames(image, "image"), check_frames(portrait, "portrait")
         _check_lengths(frames, edited, crop)
-        own = None if mask is None else _own_masks(mask, crop)
+        if mask is not None:
+            _check_mask(mask, len(crop))
+        paster = Paster(options, crop, host.memory.get_torch_device())
         results = torch.empty_like(frames, device="cpu", memory_format=torch.contiguous_format)
         placed = torch.empty(frames.shape[:3])
         progress = host.Progress(len(frames))
         for start in range(0, len(frames), PASTE_CHUNK):
             host.check_interrupt()
             part = slice(start, start + PASTE_CHUNK)
-            masks = _masks(crop[part], mask_shape, feather, grow) if own is None else own[part if len(own) > 1 else ...]
-            results[part], placed[part] = paste_back(frames[part], edited[part], crop[part], masks, colour_match)
+            own = mask if mask is None or len(mask) == 1 else mask[part]
+            results[part], placed[part] = paster.paste(frames[part], edited[part], start, own)
             progress.add(len(frames[part]), results[part])
-        return io.NodeOutput(results, placed)
+        return io.NodeOutput(results, placed, ui=host.note(*_remarks(paster)))
 
 
-def _masks(crop: Crop, shape: str, feather: float, grow: float) -> torch.Tensor:
-    if shape not in MASKS:
-        raise FrameError(f"mask_shape: expected one of {', '.join(MASKS)}, got {shape!r}.")
-    if shape == "crop" or crop.landmarks is None:
-        return feather_mask(crop.size, feather)
-    return face_mask(crop, grow=grow, feather=feather)
+def _remarks(paster: Paster) -> list[str]:
+    if not paster.outline_moved:
+        return []
+    return ["The edit moves the outline of the head, as a pose edit does: the neck may no longer fit."]
 
 
 def _check_lengths(frames: torch.Tensor, edited: torch.Tensor, crop: Crop) -> None:
@@ -124,28 +194,11 @@ def _check_lengths(frames: torch.Tensor, edited: torch.Tensor, crop: Crop) -> No
         )
 
 
-def _own_masks(mask: torch.Tensor, crop: Crop) -> torch.Tensor:
-    """A user's masks [n, h, w] in the crop's square, [n, S, S], faded out at the crop's border."""
-    if mask.ndim == 2:
-        mask = mask[None]
-    if len(mask) not in (1, len(crop)):
-        raise FrameError(f"mask: expected 1 or {len(crop)} masks, got {len(mask)}.")
+def _check_mask(mask: torch.Tensor, frames: int) -> None:
+    if mask.ndim != 3 or len(mask) not in (1, frames):
+        raise FrameError(f"mask: expected 1 or {frames} masks, got {list(mask.shape)}.")
     if not bool((mask > 0).any()):
         raise FrameError(
             "mask: the mask is empty, so nothing would change. Load Image gives an empty mask for pictures without "
             "transparency; leave the input open for the automatic mask."
         )
-    if tuple(mask.shape[1:]) == tuple(crop.frame_size):
-        every = mask.expand(len(crop), -1, -1)
-        parts = [
-            crop_frames(every[n : n + 1, :, :, None].expand(-1, -1, -1, 3), crop[n : n + 1])[..., 0]
-            for n in range(len(crop))
-        ]
-        mask = torch.cat(parts)
-    if mask.shape[1] != mask.shape[2]:
-        height, width = crop.frame_size
-        raise FrameError(
-            f"mask: expected a square mask (the portrait's) or {width}x{height} (the full frame's), got "
-            f"{mask.shape[2]}x{mask.shape[1]}."
-        )
-    return mask * feather_mask(mask.shape[1], 0.05)

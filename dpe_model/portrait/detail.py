@@ -20,7 +20,7 @@ FLAT = 1e-4
 """Mean squared slope per pixel below which a neighbourhood shows no shift."""
 FINE = 2.0
 """What counts as fine detail: what a Gaussian blur of this many pixels of the portrait takes away."""
-SOFTER, AS_SHARP = 0.5, 0.9
+SOFTER, AS_SHARP = 0.75, 1.0
 """Strength of the frame's fine detail, in that of the edit's own, from which it begins to be carried over, and from
 which it is in full: detail that a restorer has put in is not given up for a softer frame's."""
 LUMA = (0.299, 0.587, 0.114)
