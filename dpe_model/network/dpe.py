@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from .config import BRANCHES, Branch, NetworkConfig
+from .cpu import CPUNetwork
 from .encoder import Encoder, Encoding, expand_encoding
 from .generator import Generator
 from .layers import ConvWeight, EqualConv, EqualLinear, Folding, ModulatedConv
@@ -33,6 +36,7 @@ class DPENetwork(nn.Module):
         self.mlp_pose = linear_stack(style, style, style, style)
         self.mlp_exp = linear_stack(style, style, style, style)
         self.collapsed = None
+        self._cpu: CPUNetwork | None = None
 
     @property
     def folded(self) -> bool:
@@ -56,6 +60,7 @@ class DPENetwork(nn.Module):
                 if isinstance(module, Folding):
                     module.fold()
             self.requires_grad_(False).eval()
+        self._cpu = None
         self._cast_convolutions(dtype)
         if dtype != torch.float32:
             self._to_channels_last()
@@ -90,6 +95,8 @@ class DPENetwork(nn.Module):
 
     def encode(self, images: Tensor, with_features: bool = True) -> Encoding:
         """Pictures [N, 3, S, S] in -1..1 -> code `w` [N, style_dim] and, if asked for, features."""
+        if (cpu := self._on_cpu(images)) is not None:
+            return cpu.encode(images, with_features)
         return self.enc(images, with_features)
 
     def motion(self, w: Tensor) -> Tensor:
@@ -117,8 +124,22 @@ class DPENetwork(nn.Module):
         Returns:
             Pictures [N, 3, S, S] float32, about -1..1, not clamped.
         """
-        source = expand_encoding(source, alpha.shape[0])
-        return self.generator(branch)(source.w + self.branch_code(alpha, branch), source.features)
+        z = source.w + self.branch_code(alpha, branch)
+        if (cpu := self._on_cpu(z)) is not None:
+            return cpu.render(z, source.features, branch)
+        return self.generator(branch)(z, expand_encoding(source, len(z)).features)
+
+    def _on_cpu(self, x: Tensor) -> CPUNetwork | None:
+        """The network as CPUs run it, for an input on the CPU and where no gradients are wanted."""
+        if not self.folded or x.device.type != "cpu" or torch.is_grad_enabled():
+            return None
+        if self._cpu is None:
+            self._cpu = CPUNetwork(self.enc, {b: self.generator(b) for b in BRANCHES})
+        return self._cpu
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DPENetwork:
+        self._cpu = None  # moved or cast weights are others
+        return super()._apply(fn, recurse)
 
     def forward(self, source: Tensor, driving: Tensor, branch: Branch) -> Tensor:
         """One edit as in training: pictures `source` with one branch driven by `driving`, both [N, 3, S, S]."""

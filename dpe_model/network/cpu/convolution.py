@@ -1,0 +1,114 @@
+"""Convolutions of channels-last maps with everything that follows them in the same pass."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layers import SLOPE
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[int, int]
+
+WIDE = 256
+"""From so many input channels on, float32 sums run channel block by channel block (the contiguous order): as fast as
+channels-last there, and with a fifth of its rounding error, since that one keeps a single sum over thousands of terms.
+"""
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: Pair = (0, 0),
+    activate: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution [+ bias] [+ leaky ReLU]: x [N, in, H, W] channels-last -> [N, out, H', W'] channels-last."""
+    if x.dtype == torch.float32 and weight.shape[1] >= WIDE:
+        x = x.contiguous()
+    if fuses(x.dtype):
+        name, scalars = ("leaky_relu", [SLOPE]) if activate else ("none", [])
+        run = torch.ops.mkldnn._convolution_pointwise
+        y = run(x, weight, bias, padding, (stride, stride), (1, 1), groups, name, scalars, "")
+    else:
+        y = _plain(x, weight, bias, stride, padding, activate, groups)
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def convolve_onto(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """`total` [N, out, H, W] += the convolution of `x` [N, in, H, W] with a 1x1 kernel; returns `total`."""
+    if fuses(x.dtype):
+        run = torch.ops.mkldnn._convolution_pointwise_.binary
+        return run(total, x, weight, None, (0, 0), (1, 1), (1, 1), 1, "add", 1.0, None, [], None)
+    return total.add_(F.conv2d(x, weight))
+
+
+def _plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: Pair, activate: bool, groups: int
+) -> Tensor:
+    y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    return F.leaky_relu_(y, SLOPE) if activate else y
+
+
+@functools.cache
+def fuses(dtype: torch.dtype) -> bool:
+    """Whether this build's oneDNN convolves, activates and adds in one pass, and rightly so: tried once on a small map.
+
+    The operators are those the PyTorch compiler emits for CPUs; nothing promises them, so nothing depends on them.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    last = torch.channels_last
+    x = torch.linspace(-1, 1, 2 * 4 * 6 * 6).view(2, 4, 6, 6).to(dtype).contiguous(memory_format=last)
+    weight = torch.linspace(1, -1, 3 * 4 * 3 * 3).view(3, 4, 3, 3).to(dtype)
+    bias = torch.linspace(-1, 1, 3).to(dtype)
+    ops = torch.ops.mkldnn
+    try:
+        found = ops._convolution_pointwise(
+            x, weight, bias, (1, 1), (1, 1), (1, 1), 1, "leaky_relu", [SLOPE], ""
+        )  # fmt: skip
+        point = weight[:, :, :1, :1].contiguous()
+        total = found.clone(memory_format=last)
+        added = ops._convolution_pointwise_.binary(
+            total, x, point, None, (0, 0), (1, 1), (1, 1), 1, "add", 1.0, None, [], None
+        )
+        expected = _plain(x.float(), weight.float(), bias.float(), 1, (1, 1), True, 1)
+        expected_sum = expected + F.conv2d(x.float(), point.float())
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+        logger.debug("No fused convolutions in %s (%s).", dtype, error)
+        return False
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    return all(
+        torch.allclose(a.float(), b, atol=tolerance, rtol=tolerance)
+        for a, b in ((found, expected), (added, expected_sum), (total, expected_sum))
+    )
+
+
+def phases(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A 3x3 kernel [out, in, 3, 3] of a transposed convolution with stride 2 as the kernels of its four phases.
+
+    In one dimension output 2k is x[k - 1] w[2] + x[k] w[0], output 2k + 1 is x[k] w[1]. The order is even-even,
+    even-odd, odd-even, odd-odd rows-columns; kernels [out, in, 2 or 1, 2 or 1].
+    """
+    rows = (weight[:, :, [2, 0]], weight[:, :, [1]])
+    even, odd = ([r[..., [2, 0]].contiguous(), r[..., [1]].contiguous()] for r in rows)
+    return even[0], even[1], odd[0], odd[1]
+
+
+def convolve_up(x: Tensor, kernels: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """Transposed convolution with stride 2, by phases: x [N, in, H, W] -> [N, out, 2H + 1, 2W + 1] channels-last."""
+    n, _, h, w = x.shape
+    if x.dtype == torch.float32 and kernels[0].shape[1] >= WIDE:
+        x = x.contiguous()  # once for all four
+    y = x.new_empty((n, 2 * h + 1, 2 * w + 1, kernels[0].shape[0])).permute(0, 3, 1, 2)
+    for i, kernel in enumerate(kernels):
+        row, column = divmod(i, 2)
+        y[:, :, row::2, column::2] = convolve(x, kernel, padding=(1 - row, 1 - column))
+    return y

@@ -1,0 +1,312 @@
+"""Encoder and generators on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Branch
+from ..encoder import Encoder, Encoding, ResBlock
+from ..generator import Generator, ToFlow, ToRGB
+from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv
+from .convolution import WIDE, Pair, convolve, convolve_onto, convolve_up, phases
+from .sampling import upsample, warp
+from .winograd import convolve3x3, transform_weight
+
+JOINT = 32
+"""Maps up to this size, in pixels, go through together, larger ones picture by picture."""
+
+
+class CPUNetwork:
+    """A folded network's encoder and generators, run on the CPU.
+
+    Weights are the network's own; only rearranged ones (phases of transposed convolutions, Winograd's transforms) are
+    held in addition.
+    """
+
+    def __init__(self, encoder: Encoder, generators: dict[Branch, Generator]) -> None:
+        self._encoder = _Encoder(encoder)
+        self._generators = {branch: _Generator(g) for branch, g in generators.items()}
+
+    def encode(self, images: Tensor, with_features: bool = True) -> Encoding:
+        """See `DPENetwork.encode`."""
+        return self._encoder(images, with_features)
+
+    def render(self, z: Tensor, features: Sequence[Tensor], branch: Branch) -> Tensor:
+        """Code `z` [N, style_dim] and features [N or 1, C, r, r] -> pictures [N, 3, S, S] float32, not clamped."""
+        return self._generators[branch](z, features)
+
+
+# Encoder
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """A folded convolution layer."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: int
+    pad: int
+    activate: bool
+    blur: Blur | None
+    transformed: Tensor | None = None
+
+    @classmethod
+    def of(cls, layer: ConvLayer) -> _Conv:
+        weight = layer.conv.weight.data
+        bias = None if layer.act is None else layer.act.bias.data.flatten()
+        blur = cast(Blur, layer.get_submodule("0")) if layer.down else None
+        return cls(weight, bias, layer.stride, layer.pad, layer.activate, blur, _transform(weight, layer.stride))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.blurred(x)
+        if self.transformed is not None:
+            x = convolve3x3(x, self.transformed, self.bias)
+            return F.leaky_relu_(x, SLOPE) if self.activate else x
+        return convolve(x, self.weight, self.bias, self.stride, (self.pad, self.pad), self.activate)
+
+    def blurred(self, x: Tensor) -> Tensor:
+        """The input after the layer's blur."""
+        if self.blur is None:
+            return x
+        kernel = self.blur.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
+        pad: Pair = (self.blur.pad, self.blur.pad)
+        return convolve(x, kernel, stride=self.blur.stride, padding=pad, groups=x.shape[1])
+
+
+def _transform(weight: Tensor, stride: int) -> Tensor | None:
+    """The weight in Winograd's form, where that is the faster way."""
+    wide = weight.dtype == torch.float32 and weight.shape[1] >= WIDE and tuple(weight.shape[2:]) == (3, 3)
+    return transform_weight(weight) if wide and stride == 1 else None
+
+
+class _Encoder:
+    def __init__(self, encoder: Encoder) -> None:
+        first, *blocks, last = encoder.net_app.convs
+        self.first = _Conv.of(cast(ConvLayer, first))
+        self.blocks = [
+            (_Conv.of(b.conv1), _Conv.of(b.conv2), _Conv.of(b.skip)) for b in cast(list[ResBlock], list(blocks))
+        ]
+        self.last = cast(EqualConv, last).weight.data
+
+    def __call__(self, images: Tensor, with_features: bool) -> Encoding:
+        images = images.to(self.last.dtype, memory_format=torch.channels_last)
+        size = images.shape[2]
+        alone = sum(size >> i > JOINT for i in range(len(self.blocks)))
+        features: list[Tensor] = []
+        if alone:
+            x, features = self._large(images, alone, with_features)
+        else:
+            x = self.first(images)
+        for block in self.blocks[alone:]:
+            if with_features:
+                features.append(x)
+            x = _run_block(block, x)
+        w = convolve(x, self.last).flatten(1).float()
+        return Encoding(w, tuple(reversed(features)))
+
+    def _large(self, images: Tensor, count: int, with_features: bool) -> tuple[Tensor, list[Tensor]]:
+        """The first `count` blocks, picture by picture: their joint output, and their inputs where asked for."""
+        outputs: list[Tensor] = []
+        features: list[Tensor] = []
+        for i in range(len(images)):
+            x = self.first(images[i : i + 1])
+            for j, block in enumerate(self.blocks[:count]):
+                if with_features:
+                    if i == 0:
+                        features.append(_room(x, len(images)))
+                    features[j][i] = x[0]
+                x = _run_block(block, x)
+            outputs.append(x)
+        return _join(outputs), features
+
+
+def _run_block(block: tuple[_Conv, _Conv, _Conv], x: Tensor) -> Tensor:
+    conv1, conv2, skip = block
+    return convolve_onto(conv2(conv1(x)), skip.blurred(x), skip.weight)
+
+
+def _room(like: Tensor, count: int) -> Tensor:
+    """Room for `count` maps like [1, C, H, W], channels-last."""
+    _, c, h, w = like.shape
+    return like.new_empty((count, h, w, c)).permute(0, 3, 1, 2)
+
+
+def _join(maps: list[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.cat(maps)
+
+
+# Generator
+
+
+class _Styled:
+    """A folded modulated convolution with bias and activation."""
+
+    def __init__(self, layer: StyledConv) -> None:
+        conv = layer.conv
+        assert conv.demodulation is not None
+        weight = conv.weight.data[0]
+        self.modulation: EqualLinear = conv.modulation
+        self.energy: Tensor = conv.demodulation.T
+        self.bias: Tensor = layer.activate.bias.data.flatten()
+        self.up = conv.up
+        self.kernel: Tensor | None = conv.blur.kernel if conv.up else None
+        self.transformed = None if conv.up else _transform(weight, 1)
+        self.parts: tuple[Tensor, ...] = phases(weight) if conv.up else (weight,)
+        if self.transformed is not None:
+            self.parts = ()
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        style = self.modulation(z)
+        demod = torch.rsqrt(style.square() @ self.energy + 1e-8) * SQRT2
+        if self.up:
+            return self._up(x, style, demod)
+        if len(x) == 1 and self._size() <= x.numel():
+            return self._by_weight(x, style[0], demod[0])
+        x = x * _factors(style, x)
+        y = convolve(x, self.parts[0], padding=(1, 1)) if self.parts else convolve3x3(x, self._transformed())
+        return self._finish(y, demod)
+
+    def _up(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
+        if len(x) == 1 and self._size() <= x.numel():
+            a, b, c, d = (_scaled(p, style[0], None) for p in self.parts)
+        else:
+            x = x * _factors(style, x)
+            a, b, c, d = self.parts
+        y = convolve_up(x, (a, b, c, d))
+        assert self.kernel is not None
+        channels = y.shape[1]
+        if len(y) == 1:
+            kernel = (self.kernel * demod.view(-1, 1, 1, 1)).to(y.dtype)
+            return convolve(y, kernel, self.bias, padding=(1, 1), activate=True, groups=channels)
+        kernel = self.kernel.to(y.dtype).expand(channels, 1, 4, 4)
+        return self._finish(convolve(y, kernel, padding=(1, 1), groups=channels), demod)
+
+    def _by_weight(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
+        """One picture, whose style and demodulation go into the weights."""
+        if self.parts:
+            return convolve(x, _scaled(self.parts[0], style, demod), self.bias, padding=(1, 1), activate=True)
+        y = convolve3x3(x, self._transformed() * (style[:, None] * demod), self.bias)
+        return F.leaky_relu_(y, SLOPE)
+
+    def _finish(self, y: Tensor, demod: Tensor) -> Tensor:
+        factors = _factors(demod, y)
+        y = torch.addcmul(self.bias.view(1, -1, 1, 1), y, factors, out=y)
+        return F.leaky_relu_(y, SLOPE)
+
+    def _size(self) -> int:
+        """Number of weights that a style multiplies."""
+        return sum(p.numel() for p in self.parts) if self.parts else self._transformed().numel()
+
+    def _transformed(self) -> Tensor:
+        assert self.transformed is not None
+        return self.transformed
+
+
+def _factors(values: Tensor, like: Tensor) -> Tensor:
+    """Factors [N, C] of the channels of maps [N, C, H, W]."""
+    return values.to(like.dtype)[:, :, None, None]
+
+
+def _scaled(weight: Tensor, style: Tensor, demod: Tensor | None) -> Tensor:
+    """A weight [out, in, k, k] times its input's and output's factors, multiplied in float32."""
+    factor = style[None, :] if demod is None else demod[:, None] * style[None, :]
+    return (weight * factor[:, :, None, None]).to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The flow head and the RGB head of a level."""
+
+    flow: ToFlow
+    rgb: ToRGB
+
+    def maps(self, x: Tensor, z: Tensor, previous: Tensor | None) -> Tensor:
+        """Flow maps [N, 3, H, W] float32."""
+        conv = self.flow.conv
+        weight = (conv.weight.data[0, :, :, 0, 0].float() * conv.modulation(z)[:, None, :]).to(x.dtype)
+        maps = _project(x, weight).add_(self.flow.bias)
+        return maps if previous is None else maps.add_(upsample(previous))
+
+    def picture(self, warped: Tensor, previous: Tensor | None) -> Tensor:
+        """RGB [N, 3, H, W] float32."""
+        layer = self.rgb.conv
+        assert layer.act is not None
+        weight = layer.conv.weight.data[None, :, :, 0, 0].expand(len(warped), -1, -1)
+        rgb = _project(warped, weight).add_(layer.act.bias)
+        rgb = F.leaky_relu_(rgb, SLOPE).add_(self.rgb.bias)
+        return rgb if previous is None else rgb.add_(upsample(previous))
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    """1x1 convolution to a few maps: x [N, C, H, W] channels-last, weight [N, out, C] -> [N, out, H, W] float32."""
+    n, c, h, w = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+    return torch.bmm(weight, pixels.transpose(1, 2)).float().view(n, -1, h, w)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What goes from one level of a generator to the next, N pictures."""
+
+    x: Tensor
+    maps: Tensor | None = None
+    rgb: Tensor | None = None
+
+    def picture(self, i: int) -> _State:
+        """One picture's part."""
+
+        def part(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[i : i + 1]
+
+        return _State(self.x[i : i + 1], part(self.maps), part(self.rgb))
+
+
+class _Generator:
+    def __init__(self, generator: Generator) -> None:
+        self.constant = generator.input.input.data
+        self.start = _Styled(generator.conv1)
+        convs = [_Styled(cast(StyledConv, c)) for c in generator.convs]
+        self.levels = list(zip(convs[0::2], convs[1::2], strict=True))
+        self.heads = [
+            _Heads(cast(ToFlow, f), cast(ToRGB, r)) for f, r in zip(generator.to_flows, generator.to_rgbs, strict=True)
+        ]
+
+    def __call__(self, z: Tensor, features: Sequence[Tensor]) -> Tensor:
+        n = len(z)
+        joint = sum(f.shape[2] <= JOINT for f in features)
+        x = self.constant.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        state = self._run(_State(self.start(x, z)), z, features, range(joint))
+        if joint == len(features):
+            assert state.rgb is not None
+            return state.rgb
+        size = features[-1].shape[2]
+        images = z.new_empty((n, 3, size, size))
+        for i in range(n):
+            part = slice(i, i + 1)
+            own = [f if len(f) == 1 else f[part] for f in features]
+            done = self._run(state.picture(i), z[part], own, range(joint, len(features)))
+            assert done.rgb is not None
+            images[i] = done.rgb[0]
+        return images
+
+    def _run(self, state: _State, z: Tensor, features: Sequence[Tensor], levels: range) -> _State:
+        for i in levels:
+            state = self._level(i, state, z, features[i])
+        return state
+
+    def _level(self, i: int, state: _State, z: Tensor, features: Tensor) -> _State:
+        up, conv = self.levels[i]
+        x = conv(up(state.x, z), z)
+        maps = self.heads[i].maps(x, z, state.maps)
+        warped, keep = warp(features, maps)
+        rgb = self.heads[i].picture(warped, state.rgb)
+        if i < len(self.levels) - 1:  # nothing looks at the last level's sum
+            x = torch.addcmul(warped, x, keep, out=x)
+        return _State(x, maps, rgb)

@@ -1,0 +1,183 @@
+"""The network as CPUs run it, against the plain layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dpe_model.network import NetworkConfig
+from dpe_model.network.cpu import convolution
+from dpe_model.network.cpu.convolution import convolve, convolve_onto, convolve_up, fuses, phases
+from dpe_model.network.cpu.sampling import upsample, warp
+from dpe_model.network.cpu.winograd import convolve3x3, transform_weight
+from dpe_model.network.encoder import Encoding
+from dpe_model.network.generator import warp as plain_warp
+from dpe_model.network.layers import up_blur
+
+from .tiny import CONFIG, tiny_network
+
+# Large maps alone and small ones together; wide enough for Winograd's way.
+WIDE = NetworkConfig(size=64, style_dim=16, motion_dim=3, channels={4: 8, 8: 8, 16: 256, 32: 256, 64: 8})
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def last(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture(params=[True, False], ids=["fused", "plain"])
+def fusing(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(convolution, "fuses", lambda dtype: False)
+    elif not fuses(torch.float32):
+        pytest.skip("this build of PyTorch fuses nothing")
+
+
+@pytest.mark.parametrize("channels", [6, 256])
+def test_convolution_with_bias_and_activation(fusing, channels):
+    x, weight, bias = drawn(2, channels, 9, 9), drawn(5, channels, 3, 3, seed=1) / channels, drawn(5, seed=2)
+    found = convolve(last(x), weight, bias, stride=2, padding=(1, 1), activate=True)
+    assert torch.allclose(found, F.leaky_relu(F.conv2d(x, weight, bias, 2, 1), 0.2), atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_convolution_added_in_place(fusing):
+    total, x, weight = last(drawn(2, 5, 7, 7)), last(drawn(2, 6, 7, 7, seed=1)), drawn(5, 6, 1, 1, seed=2)
+    expected = total + F.conv2d(x, weight)
+    assert torch.allclose(convolve_onto(total, x, weight), expected, atol=1e-5)
+
+
+def test_phases_make_a_transposed_convolution(fusing):
+    x, weight = drawn(2, 6, 5, 5), drawn(4, 6, 3, 3, seed=1)
+    expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    assert torch.allclose(convolve_up(last(x), phases(weight)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16, 36])
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_winograd(size, pictures):
+    x, weight, bias = drawn(pictures, 6, size, size), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
+    found = convolve3x3(last(x), transform_weight(weight), bias)
+    assert torch.allclose(found, F.conv2d(x, weight, bias, padding=1), atol=1e-4)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_upsampling_is_the_blur(fusing):
+    x = drawn(2, 3, 6, 5)
+    assert torch.allclose(upsample(x), up_blur(up=2)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_warping(pictures, dtype):
+    """Also far beyond the edge, where zeros are fetched."""
+    features, maps = last(drawn(pictures, 4, 8, 8).to(dtype)), 2 * drawn(3, 3, 8, 8, seed=1)
+    found, keep = warp(features, maps)
+    sampled, mask = plain_warp(features.float().expand(3, -1, -1, -1), maps)
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    assert torch.allclose(found.float(), sampled * mask, atol=tolerance, rtol=tolerance)
+    assert torch.allclose(keep.float(), 1 - mask, atol=tolerance)
+    assert found.dtype == keep.dtype == dtype
+
+
+def test_warping_along_no_flow_at_all():
+    maps = drawn(1, 3, 8, 8)
+    maps[0, 0, 3, 4], maps[0, 1, 5, 6] = float("nan"), float("inf")
+    found, _ = warp(last(drawn(1, 4, 8, 8)), maps)
+    bad = ~torch.isfinite(found[0]).all(0)
+    assert bad.nonzero().tolist() == [[3, 4]]  # the infinite one lies at the edge after tanh
+
+
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["small", "large and wide"])
+@pytest.mark.parametrize("still", [False, True], ids=["moving", "still"])
+def test_the_whole_network(fusing, config, still):
+    plain, folded = tiny_network(config=config).eval(), tiny_network(config=config).fold()
+    images = drawn(3, 3, config.size, config.size).clamp(-1, 1)
+    with torch.no_grad():
+        expected, found = plain.encode(images), folded.encode(images)
+        assert torch.allclose(found.w, expected.w, atol=1e-5)
+        assert len(found.features) == len(expected.features) == len(config.resolutions)
+        for a, b in zip(found.features, expected.features, strict=True):
+            assert torch.allclose(a, b, atol=1e-4)
+        alpha = plain.motion(expected.w).flip(0)
+        if still:
+            expected, found = (Encoding(e.w[:1], tuple(f[:1] for f in e.features)) for e in (expected, found))
+        for branch in ("pose", "exp"):
+            difference = folded.render(found, alpha, branch) - plain.render(expected, alpha, branch)
+            assert float(difference.abs().max()) < 1e-3
+        assert folded.encode(images, with_features=False).features == ()
+
+
+def test_a_picture_among_others_is_what_it_is_alone():
+    network = tiny_network(config=WIDE).fold()
+    images = drawn(3, 3, 64, 64)
+    with torch.no_grad():
+        together = network.encode(images)
+        pictures = network.render(together, network.motion(together.w), "pose")
+        for i in range(3):
+            alone = network.encode(images[i : i + 1])
+            assert torch.allclose(alone.w, together.w[i : i + 1], atol=1e-5)
+            picture = network.render(alone, network.motion(alone.w), "pose")
+            assert float((picture[0] - pictures[i]).abs().max()) < 2e-3
+
+
+def test_gradients_flow_through_a_folded_network():
+    network = tiny_network().fold()
+    images = drawn(2, 3, 16, 16).requires_grad_()
+    encoding = network.encode(images)
+    network.render(encoding, network.motion(encoding.w), "pose").sum().backward()
+    assert float(images.grad.abs().sum()) > 0
+
+
+def test_cast_weights_are_used():
+    network = tiny_network().fold()
+    images = drawn(1, 3, 16, 16)
+    with torch.no_grad():
+        before = network.encode(images).w
+        network.fold(torch.bfloat16)
+        after = network.encode(images)
+    assert after.features[0].dtype == torch.bfloat16
+    assert 0 < float((after.w - before).abs().max()) < 0.1
+
+
+def test_a_missing_operator_is_no_error(monkeypatch):
+    fuses.cache_clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    try:
+        assert not fuses(torch.float32)
+    finally:
+        fuses.cache_clear()
+
+
+def test_an_operator_that_computes_something_else_is_not_used(monkeypatch):
+    class Wrong:
+        @staticmethod
+        def _convolution_pointwise(x, weight, *_):
+            return torch.zeros(2, 3, 6, 6)
+
+        class _convolution_pointwise_:  # noqa: N801
+            @staticmethod
+            def binary(total, *_):
+                return total
+
+    fuses.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", Wrong, raising=False)
+    try:
+        assert not fuses(torch.float32)
+    finally:
+        fuses.cache_clear()
+
+
+def test_half_precision_large_maps():
+    network, half = tiny_network(config=WIDE).fold(), tiny_network(config=WIDE).fold(torch.bfloat16)
+    images = drawn(2, 3, 64, 64).clamp(-1, 1)
+    with torch.no_grad():
+        a, b = network.encode(images), half.encode(images)
+        alpha = network.motion(a.w)
+        expected, found = network.render(a, alpha, "exp"), half.render(b, alpha, "exp")
+    assert found.dtype == torch.float32
+    assert float((found - expected).abs().mean()) < 0.12 * float(expected.abs().mean())
