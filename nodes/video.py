@@ -25,14 +25,16 @@ from ..dpe_model.jobs.stream import AHEAD
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Motion
 from ..dpe_model.portrait import DETECTORS, PasteOptions
 from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
+from ..dpe_model.portrait.parsing import FILE
 from ..dpe_model.portrait.paste import COLOUR_MATCH, MASKS
 from ..dpe_model.video import FrameSource, MemoryFrames, Section, open_frames, write_wav
 from . import host
 from .motion import STRENGTH_TOOLTIP
+from .paste import DEFAULTS, parsing_weights
 from .sockets import CATEGORY, DPEModel, DPEMotion
 
 EDITS = ("expression", "pose", "both")
-PEOPLE = ("largest", "left", "right", "index")
+PEOPLE = ("largest", "left", "right", "index", "position")
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,22 @@ class DriveVideo(io.ComfyNode):
                     step=1,
                     tooltip="For person = index: 0 is the one seen longest and largest, 1 the next.",
                 ),
+                io.Float.Input(
+                    "position_x",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="For person = position: from the left (0) to the right (1) of the frame.",
+                ),
+                io.Float.Input(
+                    "position_y",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="For person = position: from the top (0) to the bottom (1) of the frame.",
+                ),
                 io.Combo.Input(
                     "no_face",
                     options=list(NO_FACE),
@@ -235,9 +253,12 @@ class DriveVideo(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mask_shape",
-                    options=[mask for mask in MASKS if mask != "parsing"],
+                    options=list(MASKS),
                     default="face",
-                    tooltip="What is pasted back. face: from forehead to chin. crop: the whole portrait.",
+                    tooltip=(
+                        "What is pasted back. face: from forehead to chin. crop: the whole portrait. parsing: the face "
+                        f"as a parsing network sees it; needs {FILE} in models/face_parsing."
+                    ),
                 ),
                 io.Float.Input(
                     "feather",
@@ -259,7 +280,26 @@ class DriveVideo(io.ComfyNode):
                     "colour_match",
                     options=list(COLOUR_MATCH),
                     default="none",
-                    tooltip="Give the edit the colours that the frame has under the mask.",
+                    tooltip=(
+                        "Give the edit the colours that the frame has under the mask. mean_std: by mean and spread. "
+                        "histogram: tone by tone, stronger."
+                    ),
+                ),
+                io.Float.Input(
+                    "detail",
+                    default=DEFAULTS.detail,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much of the frame's fine detail stays where the edit moved nothing.",
+                ),
+                io.Float.Input(
+                    "mask_smoothing",
+                    default=DEFAULTS.mask_smoothing,
+                    min=0.0,
+                    max=50.0,
+                    step=0.5,
+                    tooltip="How steady the mask is over time, in frames. Higher if its edge trembles.",
                 ),
             ],
             outputs=[
@@ -285,6 +325,8 @@ class DriveVideo(io.ComfyNode):
         scale: float,
         person: str,
         person_index: int,
+        position_x: float,
+        position_y: float,
         no_face: str,
         detector: str,
         driver_crop: str,
@@ -292,6 +334,8 @@ class DriveVideo(io.ComfyNode):
         feather: float,
         grow: float,
         colour_match: str,
+        detail: float,
+        mask_smoothing: float,
         driver_video: Any = None,
         driver_motion: Motion | None = None,
     ) -> io.NodeOutput:
@@ -305,9 +349,19 @@ class DriveVideo(io.ComfyNode):
                 no_face=no_face,
                 detector=detector,
                 device=str(host.memory.get_torch_device()),
+                position=(position_x, position_y),
+                detector_root=Path(folder_paths.models_dir) / "insightface" if detector == "insightface" else None,
             ),
             driver_crop=driver_crop,
-            paste=PasteOptions(mask=mask_shape, feather=feather, grow=grow, colour_match=colour_match),
+            paste=PasteOptions(
+                mask=mask_shape,
+                feather=feather,
+                grow=grow,
+                colour_match=colour_match,
+                detail=detail,
+                parsing_weights=parsing_weights() if mask_shape == "parsing" else None,
+                mask_smoothing=mask_smoothing,
+            ),
             result=result,
         )
         roles = _driven(edit, driver_video, driver_motion)
@@ -325,12 +379,14 @@ class DriveVideo(io.ComfyNode):
                 length=length,
             )
             path, reporter = folder / "edited.mp4", HostReporter()
-            frames = edit_clip(
+            done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
             kept = _kept(path)
-        sound = "sound kept" if source.sound is not None else "no sound"
-        return io.NodeOutput(InputImpl.VideoFromFile(str(kept)), frames, ui=host.note(f"{frames} frames, {sound}"))
+        notes = [f"{done.frames} frames, {'sound kept' if source.sound is not None else 'no sound'}"]
+        if done.outline_moved:
+            notes.append("The edit moves the outline of the head, as a pose edit does: the neck may no longer fit.")
+        return io.NodeOutput(InputImpl.VideoFromFile(str(kept)), done.frames, ui=host.note(*notes))
 
 
 def _driven(edit: str, video: Any, motion: Motion | None) -> dict[str, str]:

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     asked = job(arguments, arguments.source, arguments.output, DRIVING_CLIP)
     if asked.drivers.pose is not None and arguments.result == "frame":
-        logger.warning("After a pose edit the neck may no longer fit the body; look at the seams.")
+        logger.warning("Pasting suits expression edits; after a pose edit the neck may no longer fit the body.")
     frames = edit_video(asked, options.ProgressBars())
     logger.info("%s: %d frames", arguments.output, frames)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -16,6 +17,8 @@ from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
 from .stream import AHEAD, Preview, stream
+
+logger = logging.getLogger(__name__)
 
 Result = Literal["frame", "portrait"]
 RESULTS: tuple[Result, ...] = ("frame", "portrait")
@@ -66,6 +69,19 @@ class EditVideoJob:
         _check_length(self.drivers)
 
 
+@dataclass(frozen=True)
+class EditedClip:
+    """What became of a clip.
+
+    Attributes:
+        frames: frames written: as many as the source has.
+        outline_moved: whether the edit moves the head's outline, so that the neck no longer fits.
+    """
+
+    frames: int
+    outline_moved: bool
+
+
 def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engine | None = None) -> int:
     """Run the job, streaming from file to file; sound and time stamps are kept. Returns the number of frames written.
 
@@ -82,7 +98,10 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engi
     engine = engine or job.model.engine()
     source = open_frames(job.source, read_ahead=job.options.overlap)
     sound = job.source if source.info.has_audio else None
-    return edit_clip(engine, source, job.drivers, job.output, job.options, reporter, sound, inputs)
+    done = edit_clip(engine, source, job.drivers, job.output, job.options, reporter, sound, inputs)
+    if done.outline_moved:
+        logger.warning("%s: the edit moves the head's outline; the neck may no longer fit the body.", job.output)
+    return done.frames
 
 
 def edit_clip(
@@ -95,7 +114,7 @@ def edit_clip(
     sound: Path | None = None,
     inputs: Sequence[Path] = (),
     preview: Preview | None = None,
-) -> int:
+) -> EditedClip:
     """Edit an opened clip into a file: find the person, measure the drivers, then stream.
 
     Args:
@@ -109,9 +128,6 @@ def edit_clip(
         inputs: files that the output must not replace.
         preview: shown a finished frame now and then.
 
-    Returns:
-        The number of frames written: as many as the source has.
-
     Raises:
         DPEError: any input that cannot be used, or an output that cannot be written.
     """
@@ -123,6 +139,7 @@ def edit_clip(
     driver_crop = replace(options.crop.of_driver(), person="largest")
     motions = measure_drivers(engine, drivers, options.driver_crop, driver_crop, reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)
+    paster = Paster(options.paste, crop, engine.device) if full else None
     with FrameWriter(
         output,
         info.fps,
@@ -132,9 +149,8 @@ def edit_clip(
         colour=info.colour,
         pixel_aspect=info.pixel_aspect if full else Fraction(1),
     ) as writer:
-        paster = Paster(options.paste, crop, engine.device) if full else None
         stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
-    return writer.frames
+    return EditedClip(writer.frames, paster is not None and paster.outline_moved)
 
 
 def _check_length(drivers: Drivers) -> None:

@@ -46,6 +46,7 @@ class CropOptions:
         position: x and y in 0..1 of the frame, for `person="position"`.
         mask: a picture of the whole frame, white over the face, for `person="mask"`.
         match: a clip of square portraits: whoever else is cut out shows a head of the same size; `scale` is not used.
+        detector_root: the folder of an optional detector's models, where not its own.
     """
 
     framing: str = "follow"
@@ -58,6 +59,7 @@ class CropOptions:
     position: tuple[float, float] = (0.5, 0.5)
     mask: Path | None = None
     match: Path | None = None
+    detector_root: Path | None = None
 
     def of_driver(self) -> CropOptions:
         """The same for another clip, where a place in the picture means nobody."""
@@ -121,7 +123,8 @@ def frame_person(
         NoFaceError: no face anywhere, or in some frame under `no_face="stop"`.
         FrameError: the clip to match is not one of square portraits.
     """
-    detector = load_detector(options.detector, options.device, unsure=True)
+    root = {"root": options.detector_root} if options.detector_root is not None else {}
+    detector = load_detector(options.detector, options.device, unsure=True, **root)
     mask = options.person_mask()
     proportion = None
     if options.match is not None and options.match != Path(source.info.path):

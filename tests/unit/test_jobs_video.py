@@ -69,7 +69,7 @@ def driver(engine):
 def edit(engine, source, drivers, output, **options):
     opened = open_frames(source, read_ahead=options.get("overlap", 2))
     sound = source if opened.info.has_audio else None
-    return edit_clip(engine, opened, drivers, output, EditOptions(**options), sound=sound)
+    return edit_clip(engine, opened, drivers, output, EditOptions(**options), sound=sound).frames
 
 
 def times(path: Path) -> list[Fraction]:
@@ -144,8 +144,8 @@ class _Silent:
 def test_a_clip_in_the_middle_of_a_clock(engine, driver, tmp_path):
     source = encode(tmp_path / "in.mp4", noise(25), 25, sound=clicks([0.4, 0.8], 1.0))
     section = Section(open_frames(source), Fraction(1, 5), Fraction(2, 5))
-    frames = edit_clip(engine, section, Drivers(driver), tmp_path / "out.mp4", EditOptions(), sound=source)
-    assert frames == 10
+    done = edit_clip(engine, section, Drivers(driver), tmp_path / "out.mp4", EditOptions(), sound=source)
+    assert done.frames == 10
     starts, end = heard(tmp_path / "out.mp4")
     assert starts == pytest.approx([0.2], abs=0.002)
     assert end == pytest.approx(0.4, abs=0.04)
@@ -208,7 +208,7 @@ def test_large_frames_go_in_smaller_chunks(engine, driver, tmp_path):
     patch.setattr(FrameWriter, "write", spy)
     with patch.context():
         wide = Engine(tiny_checkpoint(), chunk=16)
-        assert edit_clip(wide, open_frames(source), Drivers(driver), tmp_path / "out.mp4", EditOptions()) == 5
+        assert edit_clip(wide, open_frames(source), Drivers(driver), tmp_path / "out.mp4", EditOptions()).frames == 5
     patch.undo()
     assert sizes == [4, 1]
     assert probe(tmp_path / "out.mp4").width == 3840

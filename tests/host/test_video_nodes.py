@@ -1,0 +1,179 @@
+"""Whole videos through one node, and motions smoothed and drawn, on a few frames of the bundled clips."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from .comfy import ComfyError, ComfyInterrupted, ComfyServer, Prompt
+from .pictures import read_pictures
+
+pytestmark = pytest.mark.host
+
+ASSETS = Path(__file__).resolve().parents[2] / "dpe_model" / "assets"
+FRAMES = 4
+
+
+def read(path: Path, limit: int | None = None) -> np.ndarray:
+    """The frames of a video, RGB [N, H, W, 3]."""
+    with av.open(str(path)) as container:
+        pictures = [f.to_ndarray(format="rgb24") for f, _ in zip(container.decode(video=0), range(limit or 10**6))]  # noqa: B905
+    return np.stack(pictures)
+
+
+def write(path: Path, pictures: np.ndarray, rate: int = 25, sound: bool = False) -> Path:
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=rate, options={"crf": "8"})
+        video.height, video.width = pictures.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=44100) if sound else None
+        for picture in pictures:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        if audio is not None:
+            tone = np.sin(np.arange(44100 * len(pictures) // rate) / 10).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, 0
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(comfy: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Short clips in the host's input folder: name -> frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    wide, driver = read(ASSETS / "full_frame.mp4", FRAMES), read(ASSETS / "driving.mp4", 7)
+    comfy.upload(write(folder / "wide.mp4", wide, sound=True))
+    comfy.upload(write(folder / "driver.mp4", driver, rate=30))
+    comfy.upload(write(folder / "long.mp4", np.concatenate([wide] * 60)))
+    return {"wide": wide, "driver": driver}
+
+
+@pytest.fixture(scope="module")
+def node(comfy: ComfyServer):
+    known = comfy.object_info()
+
+    def make(kind: str, **inputs: Any) -> dict[str, Any]:
+        required = known[kind]["input"].get("required", {})
+        defaults = {name: spec[1]["default"] for name, spec in required.items() if "default" in (spec[1:] or [{}])[0]}
+        return {"class_type": kind, "inputs": defaults | inputs}
+
+    return make
+
+
+@pytest.fixture
+def graph(clips, node) -> Prompt:
+    return {
+        "model": node("DPE_LoadDPEModel"),
+        "video": node("LoadVideo", file="wide.mp4"),
+        "driver": node("LoadVideo", file="driver.mp4"),
+        "drive": node("DPE_DriveVideo", model=["model", 0], video=["video", 0], driver_video=["driver", 0]),
+        "save": node("SaveVideo", video=["drive", 0], filename_prefix="dpe/driven"),
+    }
+
+
+def changed(graph: Prompt, **inputs: Any) -> Prompt:
+    drive = {**graph["drive"]["inputs"], **inputs}
+    drive = {name: value for name, value in drive.items() if value is not None}
+    return {**graph, "drive": {"class_type": "DPE_DriveVideo", "inputs": drive}}
+
+
+def saved(comfy: ComfyServer, outputs: dict[str, Any]) -> Path:
+    (file,) = comfy.files({"save": outputs["save"]})
+    return file
+
+
+def has_sound(path: Path) -> bool:
+    with av.open(str(path)) as container:
+        return bool(container.streams.audio)
+
+
+def test_a_video_is_edited_and_keeps_all_else(comfy: ComfyServer, graph: Prompt, clips: dict[str, np.ndarray]):
+    outputs = comfy.queue(graph)
+    file = saved(comfy, outputs)
+    after = read(file).astype(int)
+    before = clips["wide"].astype(int)
+    assert after.shape == before.shape
+    assert has_sound(file)
+    assert outputs["drive"]["dpe_note"][0] == f"{FRAMES} frames, sound kept"
+    error = np.abs(after - before).mean(-1)
+    assert error[:, :, :100].mean() < 3
+    assert error[:, 120:320, 220:420].max() > 3 * error[:, :, :100].max()
+    assert not [p for p in (comfy.base / "temp").glob("dpe_*") if p.is_dir()], "something is left in the temp folder"
+
+
+def test_pictures_and_sound_in_memory_are_edited_too(comfy: ComfyServer, graph: Prompt, node):
+    parts = {
+        "parts": node("GetVideoComponents", video=["video", 0]),
+        "made": node("CreateVideo", images=["parts", 0], audio=["parts", 1], fps=25.0),
+    }
+    file = saved(comfy, comfy.queue({**changed(graph, video=["made", 0]), **parts}))
+    assert len(read(file)) == FRAMES
+    assert has_sound(file)
+
+
+def test_the_portrait_alone_by_a_motion(comfy: ComfyServer, graph: Prompt, node):
+    code = {
+        "parts": node("GetVideoComponents", video=["driver", 0]),
+        "code": node("DPE_EncodeMotion", model=["model", 0], image=["parts", 0], fps=["parts", 2]),
+    }
+    prompt = {**graph, **code}
+    driven = changed(prompt, driver_video=None, driver_motion=["code", 1], edit="pose", result="portrait")
+    file = saved(comfy, comfy.queue(driven))
+    pictures = read(file)
+    assert pictures.shape[0] == FRAMES
+    assert pictures.shape[1] == pictures.shape[2] <= 256
+    assert pictures.std() > 2
+
+
+def test_it_is_said_where_nobody_or_two_drive(comfy: ComfyServer, graph: Prompt, node):
+    with pytest.raises(ComfyError, match="connect driver_video or driver_motion"):
+        comfy.queue(changed(graph, driver_video=None))
+    code = {
+        "parts": node("GetVideoComponents", video=["driver", 0]),
+        "code": node("DPE_EncodeMotion", model=["model", 0], image=["parts", 0]),
+    }
+    with pytest.raises(ComfyError, match="Two drivers for one edit"):
+        comfy.queue({**changed(graph, driver_motion=["code", 1]), **code})
+
+
+def test_an_interrupt_leaves_no_file(comfy: ComfyServer, graph: Prompt, node):
+    long = {**graph, "video": node("LoadVideo", file="long.mp4")}
+    job = comfy.submit(long)
+    timer = threading.Timer(6.0, comfy.interrupt)
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(ComfyInterrupted, match="DPE_DriveVideo"):
+        comfy.wait(job, timeout=90)
+    timer.join()
+    assert time.monotonic() - begun < 30
+    assert not [p for p in (comfy.base / "temp").glob("dpe_*") if p.is_dir()]
+
+
+def test_a_motion_smoothed_and_drawn(comfy: ComfyServer, clips, node):
+    prompt = {
+        "model": node("DPE_LoadDPEModel"),
+        "driver": node("LoadVideo", file="driver.mp4"),
+        "parts": node("GetVideoComponents", video=["driver", 0]),
+        "code": node("DPE_EncodeMotion", model=["model", 0], image=["parts", 0], fps=["parts", 2]),
+        "smooth": node("DPE_SmoothMotion", motion=["code", 1], strength=0.05, unit="seconds"),
+        "plot": node("DPE_PlotMotion", motion=["code", 1], compare=["smooth", 0], width=640, height=480),
+        "same": node("DPE_PlotMotion", motion=["code", 1], compare=["code", 1], width=640, height=480),
+        "save": node("SaveImage", images=["plot", 0]),
+        "save same": node("SaveImage", images=["same", 0]),
+    }
+    outputs = comfy.queue(prompt)
+    shown, same = (read_pictures(comfy.files({n: outputs[n]})[0]) for n in ("save", "save same"))
+    assert shown.shape == (1, 480, 640, 3)
+    assert shown.std() > 10
+    assert not np.array_equal(shown, same)
+    prompt["code"]["inputs"].pop("fps")
+    with pytest.raises(ComfyError, match="frame rate is unknown"):
+        comfy.queue(prompt)
