@@ -69,6 +69,7 @@ class Checkpoint:
         fingerprint: identifies the motion space; motions of another fingerprint mean something else.
         name: the file's name, for messages.
         metadata: the file's free text entries (title, license, ...).
+        path: the file, if the network came from one.
     """
 
     network: DPENetwork
@@ -76,11 +77,25 @@ class Checkpoint:
     fingerprint: str
     name: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
 
     @property
     def config(self) -> NetworkConfig:
         """Sizes of the network."""
         return self.network.config
+
+    def in_float32(self) -> DPENetwork:
+        """The network in float32 inference form, read from the file once more.
+
+        Raises:
+            CheckpointError: there is no file, it cannot be read any more, or it is another model by now.
+        """
+        if self.path is None:
+            raise CheckpointError(f"{self.name}: the float32 weights are needed, but this model came from no file.")
+        again = load_checkpoint(self.path)
+        if again.fingerprint != self.fingerprint:
+            raise CheckpointError(f"{self.path}: the file is another model than when it was opened. Load it again.")
+        return again.network
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,7 @@ def load_checkpoint(path: str | Path, dtype: torch.dtype = torch.float32, traini
         parameter.requires_grad_(training)
     if not training:
         network.fold(dtype)
-    return Checkpoint(network, file.roles, file.fingerprint, file.path.name, file.metadata)
+    return Checkpoint(network, file.roles, file.fingerprint, file.path.name, file.metadata, file.path)
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Role
+from .devices import Download, available_bytes, best_chunk, exact_float32, is_out_of_memory, upload
 from .errors import DPEError, FrameError, MotionError
 from .frames import check_frames, from_network, to_network
 from .latent import Latent
 from .motion import EditPlan, Motion
-from .network import Branch, Encoding
+from .network import Branch, DPENetwork, Encoding
 from .network.encoder import concat_encodings
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,15 @@ class Services:
         on_frames: called after each chunk with the number of frames done in it.
         check_interrupt: called before each chunk; raises to stop.
         free_memory: called when the device ran out of memory, before a smaller chunk is tried.
+        free_bytes: how much can be allocated on a device, if known: decides how many pictures go at a time.
+        place: puts a further network (see `Engine`) on a device; what it returns is held while the network is used.
     """
 
     on_frames: Callable[[int], None] = field(default=lambda count: None)
     check_interrupt: Callable[[], None] = field(default=lambda: None)
     free_memory: Callable[[], None] = field(default=lambda: torch.cuda.empty_cache())
+    free_bytes: Callable[[torch.device], int | None] = field(default=available_bytes)
+    place: Callable[[DPENetwork, torch.device], object] = field(default=lambda network, device: network.to(device))
 
 
 @dataclass
@@ -74,13 +79,27 @@ class PassCount:
     generator: int = 0
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A chunk on its way: its result with a flag "all of it is finite", and how to make it again in float32."""
+
+    arrival: Download
+    again: Callable[[], Tensor]
+
+
 class Engine:
     """Runs a checkpoint over frames.
+
+    A chunk whose result is not finite, as half precision may give it, is made again in float32, with one warning; the
+    float32 network is read from the checkpoint's file when that first happens.
+
+    On a GPU a chunk is begun before the one before it is waited for, so that decoding, encoding and copying of frames
+    happen while it computes; float32 there is exact (no TF32). PyTorch's global settings are left as they were.
 
     Args:
         checkpoint: in its inference form; its network is on `device` already or is moved there.
         device: where to compute.
-        chunk: pictures at a time; halved when the device runs out of memory.
+        chunk: pictures at a time, by default what the free memory allows; halved when the device runs out of memory.
         services: progress, interruption, memory.
         feature_budget: bytes of encodings that a latent may keep.
         storage: where those are kept: not on the GPU, whose memory others manage.
@@ -98,11 +117,16 @@ class Engine:
         self.checkpoint = checkpoint
         self.network = checkpoint.network.to(device)
         self.device = torch.device(device)
-        self.chunk = chunk or (4 if self.device.type == "cpu" else 16)
         self.services = services or Services()
+        dtype = self.network.compute_dtype
+        free = self.services.free_bytes(self.device)
+        self.chunk = chunk or best_chunk(checkpoint.config, dtype, self.device, free)
         self.feature_budget = feature_budget
         self.storage = torch.device(storage)
         self.passes = PassCount()
+        self._exact: DPENetwork | None = None
+        self._placed: object = None
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @property
     def size(self) -> int:
@@ -119,18 +143,23 @@ class Engine:
             FrameError: frames that the network cannot take.
         """
         frames = check_frames(frames)
-        encodings: list[Encoding] | None = []
-        alphas: list[Tensor] = []
+        kept: list[Encoding] | None = []
         held = 0
-        for chunk in self._split(frames):
-            encoding = self._encode(self._images(chunk), with_features=encodings is not None)
-            alphas.append(self.network.motion(encoding.w).cpu())
-            if encodings is not None:
+
+        def begin(chunk: Tensor) -> _Begun:
+            nonlocal kept, held
+            images = self._images(chunk)
+            encoding = self._encode(images, with_features=kept is not None)
+            if kept is not None:
                 held += encoding.nbytes
-                encodings = [*encodings, encoding.to(self.storage)] if held <= self.feature_budget else None
-            self.services.on_frames(len(chunk))
+                kept = [*kept, encoding.to(self.storage)] if held <= self.feature_budget else None
+            return self._begun_motion(encoding, images)
+
+        alphas = list(self._in_order(begin(chunk) for chunk in self._split(frames)))
+        if self._exact is not None:
+            kept = None  # what float32 had to repair is not worth keeping
         motion = Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
-        return Latent(frames, motion, concat_encodings(encodings) if encodings else None)
+        return Latent(frames, motion, concat_encodings(kept) if kept else None)
 
     @torch.no_grad()
     def measure(self, chunks: Iterable[Tensor], fps: float | None = None) -> Motion:
@@ -139,14 +168,23 @@ class Engine:
         Raises:
             FrameError: no frames, or frames that the network cannot take.
         """
-        alphas: list[Tensor] = []
-        for big in chunks:
-            for chunk in self._split(check_frames(big)):
-                alphas.append(self.network.motion(self._encode(self._images(chunk), with_features=False).w).cpu())
-                self.services.on_frames(len(chunk))
+
+        def begin(chunk: Tensor) -> _Begun:
+            images = self._images(chunk)
+            return self._begun_motion(self._encode(images, with_features=False), images)
+
+        pieces = (chunk for big in chunks for chunk in self._split(check_frames(big)))
+        alphas = list(self._in_order(begin(chunk) for chunk in pieces))
         if not alphas:
             raise FrameError("driver: expected at least one frame, got none. Check the file or node before.")
         return Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
+
+    def _begun_motion(self, encoding: Encoding, images: Tensor) -> _Begun:
+        def again() -> Tensor:
+            network = self._exact_network()
+            return network.motion(self._encode(images, with_features=False, network=network).w)
+
+        return self._begun(self.network.motion(encoding.w), again)
 
     # Rendering
 
@@ -167,8 +205,8 @@ class Engine:
         if not roles:
             raise MotionError("render: expected at least one of expression, pose.")
         steps = [(role, latent.plan(role)) for role in roles]
-        if latent.encoding is not None:
-            return self._render_kept(latent.encoding, steps)
+        if latent.encoding is not None and latent.encoding.dtype == self.network.compute_dtype:
+            return self._render_kept(latent.encoding, latent.frames, steps)
         if len(latent.motion) == 1:
             return self.render_still(latent.frames, steps)
         return self.render_stream([latent.frames[: latent.length]], steps)
@@ -181,10 +219,13 @@ class Engine:
             chunks: the source, in order.
             steps: role and laid-out edits, applied in order.
         """
+        yield from self._in_order(self._begin_stream(chunks, steps))
+
+    def _begin_stream(self, chunks: Iterable[Tensor], steps: Sequence[RenderStep]) -> Iterator[_Begun]:
         start, length = 0, min(plan.length for _, plan in steps)
         for big in chunks:
             for frames in self._split(check_frames(big)[: length - start]):
-                yield self.render_chunk(frames, steps, start)
+                yield self._begin_render(None, frames, steps, start, len(frames))
                 start += len(frames)
             if start >= length:
                 return
@@ -192,17 +233,19 @@ class Engine:
     @torch.no_grad()
     def render_chunk(self, frames: Tensor, steps: Sequence[RenderStep], start: int) -> Tensor:
         """Render source frames [n, S, S, 3] that are number `start` and following of the result."""
-        encoding = self._encode(self._images(frames), with_features=True)
-        return self._finish(self._run_steps(encoding, steps, start, len(frames)))
+        return self._finish(self._begin_render(None, frames, steps, start, len(frames)))
 
     def render_still(self, frames: Tensor, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
         """Render one picture [1, S, S, 3] for as long as the plans go; it is encoded once."""
         with torch.no_grad():
             still = self._encode(self._images(frames), with_features=True)
-        return self._render_kept(still, steps)
+        return self._render_kept(still, frames, steps)
 
     @torch.no_grad()
-    def _render_kept(self, kept: Encoding, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
+    def _render_kept(self, kept: Encoding, frames: Tensor, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
+        yield from self._in_order(self._begin_kept(kept, frames, steps))
+
+    def _begin_kept(self, kept: Encoding, frames: Tensor, steps: Sequence[RenderStep]) -> Iterator[_Begun]:
         start, length = 0, min(plan.length for _, plan in steps)
         if len(kept) == 1:
             kept = kept.to(self.device)
@@ -210,35 +253,100 @@ class Engine:
             self.services.check_interrupt()
             stop = min(start + self.chunk, length)
             part = _slice(kept, start, stop).to(self.device)
-            yield self._finish(self._run_steps(part, steps, start, stop - start))
+            own = frames if len(frames) == 1 else frames[start:stop]
+            yield self._begin_render(part, own, steps, start, stop - start)
             start = stop
 
-    def _run_steps(self, encoding: Encoding, steps: Sequence[RenderStep], start: int, count: int) -> Tensor:
+    def _begin_render(
+        self, encoding: Encoding | None, frames: Tensor, steps: Sequence[RenderStep], start: int, count: int
+    ) -> _Begun:
+        """Begin frames number `start` and following; `encoding`, if known, is that of `frames`, `count` or a still."""
+
+        def run(known: Encoding | None, network: DPENetwork) -> Tensor:
+            known = known or self._encode(self._images(frames), with_features=True, network=network)
+            return self._run_steps(known, steps, start, count, network)
+
+        return self._begun(run(encoding, self.network), lambda: run(None, self._exact_network()), from_network)
+
+    def _run_steps(
+        self, encoding: Encoding, steps: Sequence[RenderStep], start: int, count: int, network: DPENetwork
+    ) -> Tensor:
         """Pictures [count, 3, S, S] after all steps; `encoding` holds `count` pictures or one still."""
         images = encoding.w
         for i, (role, plan) in enumerate(steps):
             if i:
                 # As published, the half-way picture is encoded as it is, unclamped.
-                encoding = self._encode(images, with_features=True)
-            alpha = plan.apply(self.network.motion(encoding.w).expand(count, -1), start)
-            images = self._generate(encoding, alpha, self.checkpoint.roles.branch(role))
+                encoding = self._encode(images, with_features=True, network=network)
+            alpha = plan.apply(network.motion(encoding.w).expand(count, -1), start)
+            images = self._generate(encoding, alpha, self.checkpoint.roles.branch(role), network)
         return images
+
+    # Results on their way
+
+    def _begun(
+        self, result: Tensor, again: Callable[[], Tensor], finish: Callable[[Tensor], Tensor] = lambda t: t
+    ) -> _Begun:
+        finite = torch.isfinite(result).all()
+        return _Begun(Download((finish(result), finite), self._stream), lambda: finish(again()))
+
+    def _in_order(self, begun: Iterable[_Begun]) -> Iterator[Tensor]:
+        """The results; on a GPU always one behind what has been begun."""
+        waiting: _Begun | None = None
+        for chunk in begun:
+            if self._stream is None:
+                yield self._finish(chunk)
+                continue
+            if waiting is not None:
+                yield self._finish(waiting)
+            waiting = chunk
+        if waiting is not None:
+            yield self._finish(waiting)
+
+    def _finish(self, begun: _Begun) -> Tensor:
+        """Wait for a chunk, and repair it if need be."""
+        result, finite = begun.arrival.wait()
+        if not bool(finite):
+            result = begun.again().cpu()
+            if not bool(torch.isfinite(result).all()):
+                raise DPEError(
+                    f"{self.checkpoint.name}: expected finite pictures, got NaN or infinity even in float32. The model "
+                    "is damaged or its training diverged; use another one."
+                )
+        self.services.on_frames(len(result))
+        return result
+
+    def _exact_network(self) -> DPENetwork:
+        """The network in float32, made when first needed."""
+        if self._exact is None:
+            if self.network.compute_dtype == torch.float32:
+                return self.network
+            logger.warning(
+                "%s: %s is too narrow for this model here and there; such frames are made again in float32. Choose "
+                "fp32 precision (or bf16, if this was fp16) to save the double work.",
+                self.checkpoint.name,
+                str(self.network.compute_dtype).removeprefix("torch."),
+            )
+            network = self.checkpoint.in_float32()
+            self._placed = self.services.place(network, self.device)
+            self._exact = network
+        return self._exact
 
     # One batch through the network, in smaller pieces when memory runs out
 
-    def _encode(self, images: Tensor, with_features: bool) -> Encoding:
+    def _encode(self, images: Tensor, with_features: bool, network: DPENetwork | None = None) -> Encoding:
         self.passes.encoder += len(images)
+        chosen = network or self.network
 
         def run(part: slice) -> Encoding:
-            return self.network.encode(images[part], with_features)
+            return chosen.encode(images[part], with_features)
 
         return concat_encodings(self._pieces(run, len(images)))
 
-    def _generate(self, encoding: Encoding, alpha: Tensor, branch: Branch) -> Tensor:
+    def _generate(self, encoding: Encoding, alpha: Tensor, branch: Branch, network: DPENetwork) -> Tensor:
         self.passes.generator += len(alpha)
 
         def run(part: slice) -> Tensor:
-            return self.network.render(_slice(encoding, part.start, part.stop), alpha[part], branch)
+            return network.render(_slice(encoding, part.start, part.stop), alpha[part], branch)
 
         pieces = self._pieces(run, len(alpha))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -250,11 +358,12 @@ class Engine:
         while start < count:
             stop = min(start + self.chunk, count)
             try:
-                results.append(run(slice(start, stop)))
+                with exact_float32(self.device):
+                    results.append(run(slice(start, stop)))
                 start = stop
                 continue
-            except torch.cuda.OutOfMemoryError:
-                if stop - start == 1:
+            except RuntimeError as error:
+                if stop - start == 1 or not is_out_of_memory(error):
                     raise
             # Outside the handler, so that the failed attempt's tensors are gone.
             self.chunk = (stop - start) // 2
@@ -271,16 +380,7 @@ class Engine:
             start += len(part)
 
     def _images(self, frames: Tensor) -> Tensor:
-        return to_network(frames, self.size, self.device)
-
-    def _finish(self, images: Tensor) -> Tensor:
-        if not bool(torch.isfinite(images).all()):
-            raise DPEError(
-                f"render: the network gave non-finite values in {self.network.compute_dtype}. Choose fp32 precision."
-            )
-        frames = from_network(images).cpu()
-        self.services.on_frames(len(frames))
-        return frames
+        return to_network(upload(frames, self.device), self.size, self.device)
 
 
 def _slice(encoding: Encoding, start: int, stop: int) -> Encoding:

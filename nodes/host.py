@@ -12,13 +12,11 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from ..dpe_model.checkpoint import Checkpoint
+from ..dpe_model.devices import best_chunk, picture_bytes
 from ..dpe_model.engine import Engine, Services
 from ..dpe_model.frames import to_uint8
+from ..dpe_model.network import DPENetwork
 
-BYTES_A_FRAME = 180 * 2**20
-"""Working memory of one 256 px picture in flight (features of source and generator) in float32."""
-BYTES_A_FRAME_HALF = 100 * 2**20
-"""The same in half precision."""
 PREVIEW_SIZE = 512
 
 
@@ -65,19 +63,30 @@ def check_interrupt() -> None:
 
 
 def engine(model: LoadedModel, progress: Progress | None = None) -> Engine:
-    """An engine on the host's device, the network loaded there and room made for one chunk."""
+    """An engine on the host's device, the network loaded there and room made for one chunk of frames."""
     device = model.patcher.load_device
-    half = model.checkpoint.network.compute_dtype != torch.float32
-    each = BYTES_A_FRAME_HALF if half else BYTES_A_FRAME
-    scale = (model.checkpoint.config.size / 256) ** 2
-    chunk = 4 if memory.is_device_cpu(device) else 16
-    memory.load_models_gpu([model.patcher], memory_required=int(each * scale * chunk), force_full_load=True)
+    config, dtype = model.checkpoint.config, model.checkpoint.network.compute_dtype
+    wanted = best_chunk(config, dtype, device, None) * picture_bytes(config, dtype)
+    memory.load_models_gpu([model.patcher], memory_required=wanted, force_full_load=True)
     services = Services(
         on_frames=(lambda count: None) if progress is None else progress.add,
         check_interrupt=check_interrupt,
         free_memory=memory.soft_empty_cache,
+        free_bytes=_free_bytes,
+        place=_place,
     )
-    return Engine(model.checkpoint, device, chunk, services, storage=memory.intermediate_device())
+    return Engine(model.checkpoint, device, services=services, storage=memory.intermediate_device())
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    return None if memory.is_device_cpu(device) else int(memory.get_free_memory(device))
+
+
+def _place(network: DPENetwork, device: torch.device) -> ModelPatcher:
+    """Put a further network on the device, where the host can see it and make room for it."""
+    patcher = ModelPatcher(network, device, memory.unet_offload_device())
+    memory.load_models_gpu([patcher], force_full_load=True)
+    return patcher
 
 
 def gather(chunks: Iterator[torch.Tensor], length: int, progress: Progress | None = None) -> torch.Tensor:

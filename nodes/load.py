@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -130,9 +131,7 @@ class LoadDPEModel(io.ComfyNode):
         checkpoint = load_checkpoint(model_path(model), dtype)
         chosen = ROLES[roles]
         if chosen is not None:
-            checkpoint = Checkpoint(
-                checkpoint.network, chosen, checkpoint.fingerprint, checkpoint.name, checkpoint.metadata
-            )
+            checkpoint = replace(checkpoint, roles=chosen)
         lines = [_summary(checkpoint)]
         if model.startswith(BUNDLED):
             logger.info("Using the bundled model. The released model for real people: %s", RELEASE_PAGE)

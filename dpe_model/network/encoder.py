@@ -31,6 +31,11 @@ class Encoding:
         return Encoding(self.w.to(device), tuple(f.to(device) for f in self.features))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the features, or of the code where there are none."""
+        return self.features[0].dtype if self.features else self.w.dtype
+
+    @property
     def nbytes(self) -> int:
         """Memory the encoding holds, in bytes."""
         return sum(t.numel() * t.element_size() for t in (self.w, *self.features))

@@ -109,7 +109,10 @@ class Generator(nn.Module):
         Returns:
             Pictures [N, 3, size, size] float32, about -1..1, not clamped.
         """
-        return self.render_levels(z, features)[0]
+        rgb, maps = self.render_levels(z, features)
+        if torch.is_grad_enabled() or features[0].dtype == torch.float32:
+            return rgb
+        return rgb.add_(maps[-1], alpha=0.0)  # an overflow that tanh and sigmoid hid becomes a NaN
 
     def render_levels(self, z: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """Like `forward`, with each level's flow maps [N, 3, r, r] (before tanh and sigmoid) for supervision."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dpe_model.checkpoint import BranchRoles, Checkpoint
+from dpe_model.checkpoint import BranchRoles, Checkpoint, load_checkpoint, save_checkpoint
 from dpe_model.engine import Engine, Services, resolve_precision
-from dpe_model.errors import DPEError, FrameError, MotionError
+from dpe_model.errors import CheckpointError, DPEError, FrameError, MotionError
 from dpe_model.frames import to_network
 from dpe_model.motion import Edit
 
@@ -204,8 +204,97 @@ def test_non_finite_results_are_not_passed_on(monkeypatch):
     broken = engine()
     latent = broken.encode(clip(2))
     monkeypatch.setattr(broken.network, "render", lambda *a: torch.full((2, 3, 16, 16), float("nan")))
-    with pytest.raises(DPEError, match="fp32"):
+    with pytest.raises(DPEError, match="float32"):
         list(broken.render(latent, "pose"))
+
+
+@pytest.fixture
+def overflowing(tmp_path):
+    """A model file whose features leave the range of float16 (65504) and of nothing else."""
+    network = tiny_network()
+    with torch.no_grad():
+        network.get_parameter("enc.net_app.convs.1.conv1.1.bias").add_(3e5)
+    save_checkpoint(tmp_path / "loud.safetensors", network, BranchRoles())
+    return tmp_path / "loud.safetensors"
+
+
+@pytest.mark.parametrize("budget", [0, 2**30], ids=["encoded again", "features kept"])
+def test_what_overflows_is_made_again_in_float32(overflowing, caplog, budget):
+    exact = Engine(load_checkpoint(overflowing), chunk=3)
+    half = Engine(load_checkpoint(overflowing, torch.float16), chunk=3, feature_budget=budget)
+    results = []
+    for e in (exact, half):
+        latent = e.encode(clip(7)).with_edit("pose", Edit(e.measure([clip(7, seed=1)])))
+        assert bool(torch.isfinite(latent.motion.alpha).all())
+        results.append(torch.cat(list(e.render(latent, "expression", "pose"))))
+    assert close(*results)
+    assert len(caplog.records) == 1
+    assert "loud.safetensors: float16 is too narrow" in caplog.text
+
+
+def test_a_still_that_overflows(overflowing):
+    exact = Engine(load_checkpoint(overflowing))
+    half = Engine(load_checkpoint(overflowing, torch.float16), chunk=2, feature_budget=0)
+    driver = exact.measure([clip(5, seed=1)])
+    results = [
+        torch.cat(list(e.render(e.encode(clip(1)).with_edit("pose", Edit(driver)), "pose"))) for e in (exact, half)
+    ]
+    assert close(*results)
+
+
+def test_only_the_chunk_that_overflowed_is_made_again(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "m.safetensors", tiny_network(), BranchRoles())
+    half = Engine(load_checkpoint(tmp_path / "m.safetensors", torch.bfloat16), chunk=2, feature_budget=0)
+    latent = half.encode(clip(6))
+    render, calls = half.network.render, []
+
+    def once(*arguments):
+        calls.append(1)
+        images = render(*arguments)
+        return images * float("inf") if len(calls) == 2 else images
+
+    monkeypatch.setattr(half.network, "render", once)
+    half.passes.encoder = half.passes.generator = 0
+    list(half.render(latent, "pose"))
+    assert (half.passes.encoder, half.passes.generator) == (8, 8)
+
+
+def test_the_float32_weights_are_read_when_needed_only(overflowing):
+    path = overflowing
+    checkpoint = load_checkpoint(path, torch.float16)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="loud.safetensors"):
+        Engine(checkpoint).encode(clip(2))
+    other = tiny_network(seed=3)
+    save_checkpoint(path, other, BranchRoles())
+    with pytest.raises(CheckpointError, match="another model"):
+        Engine(checkpoint).encode(clip(2))
+    with pytest.raises(CheckpointError, match="no file"):
+        tiny_checkpoint().in_float32()
+
+
+def test_an_overflow_that_no_picture_shows_is_found():
+    """In the last level tanh and sigmoid would turn infinite maps into ordinary pictures."""
+    network = tiny_network()
+    with torch.no_grad():
+        network.get_parameter("dec_pose.convs.3.activate.bias").add_(1e6)
+    network.fold(torch.float16)
+    images = to_network(clip(1), 16)
+    with torch.no_grad():
+        encoding = network.encode(images)
+        assert bool(torch.isfinite(encoding.w).all())
+        assert not bool(torch.isfinite(network.render(encoding, network.motion(encoding.w), "pose")).all())
+        assert bool(torch.isfinite(network.render(encoding, network.motion(encoding.w), "exp")).all())
+
+
+def test_features_of_another_precision_are_not_used():
+    half = Checkpoint(tiny_network().fold(torch.bfloat16), BranchRoles(), "tiny", "tiny")
+    latent = Engine(half).encode(clip(3))
+    assert latent.encoding is not None and latent.encoding.dtype == torch.bfloat16
+    exact = engine(budget=2**30)
+    found = torch.cat(list(exact.render(latent, "pose")))
+    assert exact.passes.encoder == 3
+    assert found.shape == (3, 16, 16, 3)
 
 
 def test_precision_by_device():

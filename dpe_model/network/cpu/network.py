@@ -307,6 +307,8 @@ class _Generator:
         maps = self.heads[i].maps(x, z, state.maps)
         warped, keep = warp(features, maps)
         rgb = self.heads[i].picture(warped, state.rgb)
-        if i < len(self.levels) - 1:  # nothing looks at the last level's sum
+        if i < len(self.levels) - 1:
             x = torch.addcmul(warped, x, keep, out=x)
+        elif x.dtype != torch.float32:  # nothing looks at the last sum, but an overflow of x must not go unseen
+            rgb.add_(maps, alpha=0.0)
         return _State(x, maps, rgb)
