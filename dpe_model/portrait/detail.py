@@ -16,8 +16,10 @@ STILL_CHANGE, MOVED_CHANGE = 0.05, 0.12
 """The same of the colours' difference, 0..1, for what is no shift, such as teeth that appear."""
 WINDOW = 7
 """Side of the neighbourhood whose shift is measured, px of the small pictures."""
-FLAT = 1e-4
+FLAT = 6e-5
 """Mean squared slope per pixel below which a neighbourhood shows no shift."""
+COARSE = 1.5
+"""Blur before shifts are measured, px of the small pictures, so that fine lines gone soft do not look shifted."""
 FINE = 2.0
 """What counts as fine detail: what a Gaussian blur of this many pixels of the portrait takes away."""
 SOFTER, AS_SHARP = 0.75, 1.0
@@ -59,7 +61,7 @@ def shift_map(source: Tensor, edited: Tensor) -> Tensor:
     Returns:
         [s / 2, s / 2] px of the pictures given, the largest of the neighbours'.
     """
-    before, after = (picture @ picture.new_tensor(LUMA) for picture in (source, edited))
+    before, after = (gaussian_blur(picture @ picture.new_tensor(LUMA), COARSE) for picture in (source, edited))
     middle = F.pad(((before + after) / 2)[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     x, y = (middle[1:-1, 2:] - middle[1:-1, :-2]) / 2, (middle[2:, 1:-1] - middle[:-2, 1:-1]) / 2
     t = after - before
