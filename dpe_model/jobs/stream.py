@@ -1,19 +1,23 @@
-"""A clip through the network into a file: decoding, rendering, pasting and encoding at the same time.
+"""A clip through the network into a file: decoding, cutting, rendering, pasting and encoding at the same time.
 
-Decoding runs ahead in one thread, pasting and encoding behind in two more; the network runs where it is called. Each
-may be a few chunks ahead of the next, so memory is flat, and since every one works in order the result is the same as
-without threads, bit for bit.
+Decoding and cutting run ahead in threads, pasting and encoding behind in two more; the network runs where it is called.
+Each may be a few chunks ahead of the next, so memory is flat, and since every one works in order the result is the same
+as without threads, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
 from ..engine import Engine, RenderStep
-from ..overlap import Behind
+from ..overlap import Behind, ahead
 from ..portrait import Paster, crop_frames
 from ..video import FrameWriter, VideoInfo
 from .portraits import PortraitClip
@@ -21,11 +25,22 @@ from .report import Reporter
 
 AHEAD = 2
 """Chunks that a stage may be ahead of the next."""
-CHUNK_BYTES = 100 * 2**20
-"""Most that a chunk of full frames takes; a chunk has fewer pictures then than the network would take at once."""
+CHUNK_BYTES = 48 * 2**20
+"""Most that a chunk of full frames takes, about ten of which are held at a time: where frames are large, a chunk has
+fewer pictures than the network would take at once."""
 
 Preview = Callable[[Tensor], None]
 """Shown a finished frame [H, W, 3] now and then."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Some frames on their way: [n, H, W, 3], their portraits [n, S, S, 3], time stamps, and the first one's number."""
+
+    frames: Tensor
+    portraits: Tensor
+    times: Sequence[Fraction]
+    start: int
 
 
 def stream(
@@ -59,31 +74,58 @@ def stream(
     def encode(frames: Tensor, times: Sequence[Fraction]) -> None:
         writer.write(frames, times if writer.takes_times else None)
 
-    with (
-        reporter.stage("edit", length) as count,
-        Behind(encode, overlap) as encoding,
-    ):
+    with reporter.stage("edit", length) as count, Behind(encode, overlap) as encoding:
 
-        def finish(frames: Tensor, portraits: Tensor, edited: Tensor, start: int, times: Sequence[Fraction]) -> None:
-            result = edited if paster is None else paster.paste(frames, edited, start, portraits=portraits)[0]
+        def finish(chunk: _Chunk, edited: Tensor) -> None:
+            result = edited
+            if paster is not None:
+                result, _ = paster.paste(chunk.frames, edited, chunk.start, portraits=chunk.portraits)
             finished[:] = [result[-1]]
-            encoding.add(result, times)
+            encoding.add(result, chunk.times)
 
-        with Behind(finish, overlap) as finishing:
-            start = 0
-            for frames, times in clip.source.timed_chunks(chunk_size(engine.chunk, clip.source.info), stop=length):
-                engine.services.check_interrupt()
-                portraits = frames
-                if clip.crop is not None:
-                    portraits = crop_frames(frames, clip.crop[start : start + len(frames)], engine.size)
-                edited = engine.render_chunk(portraits, steps, start)
-                finishing.add(frames, portraits, edited, start, times)
-                count(len(frames))
+        chunks = _cut(clip, engine, length)
+        with (
+            closing(ahead(chunks, 1) if overlap else chunks) as cut,
+            Behind(finish, overlap) as finishing,
+            closing(_rendered(engine, cut, steps)) as rendered,
+        ):
+            for chunk, edited in rendered:
+                finishing.add(chunk, edited)
+                count(len(edited))
                 if preview is not None and finished:
                     preview(finished[0])
-                start += len(frames)
 
 
 def chunk_size(most: int, info: VideoInfo) -> int:
     """How many frames of a clip make a chunk: `most`, or fewer where frames are large."""
     return max(1, min(most, CHUNK_BYTES // (info.width * info.height * 3)))
+
+
+def _cut(clip: PortraitClip, engine: Engine, length: int) -> Generator[_Chunk, None, None]:
+    """The clip's first `length` frames with their portraits."""
+    start = 0
+    for frames, times in clip.source.timed_chunks(chunk_size(engine.chunk, clip.source.info), stop=length):
+        portraits = frames
+        if clip.crop is not None:
+            portraits = crop_frames(frames, clip.crop[start : start + len(frames)], engine.size)
+        yield _Chunk(frames, portraits, times, start)
+        start += len(frames)
+
+
+def _rendered(
+    engine: Engine, chunks: Iterator[_Chunk], steps: Sequence[RenderStep]
+) -> Generator[tuple[_Chunk, Tensor], None, None]:
+    """Chunks with their edited portraits; the engine may have begun the next, and may give a chunk in pieces."""
+    begun: deque[_Chunk] = deque()
+
+    def portraits() -> Iterator[Tensor]:
+        for chunk in chunks:
+            begun.append(chunk)
+            yield chunk.portraits
+
+    pieces: list[Tensor] = []
+    for piece in engine.render_stream(portraits(), steps):
+        pieces.append(piece)
+        if sum(len(part) for part in pieces) == len(begun[0].frames):
+            yield begun.popleft(), torch.cat(pieces) if len(pieces) > 1 else piece
+            pieces.clear()

@@ -21,7 +21,7 @@ from dpe_model.engine import Engine
 from dpe_model.errors import MotionError, VideoError
 from dpe_model.jobs import DriveJob, Drivers, EditOptions, drive, edit_clip
 from dpe_model.jobs.setup import measure_clip, source_clock
-from dpe_model.motion import Motion
+from dpe_model.motion import EditPlan, Motion
 from dpe_model.portrait import Face
 from dpe_model.video import FrameWriter, MemoryFrames, Section, open_frames, probe, read_frames
 
@@ -57,7 +57,7 @@ def see(monkeypatch, *places):
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine(tiny_checkpoint())
+    return Engine(tiny_checkpoint(), chunk=4)
 
 
 @pytest.fixture
@@ -108,14 +108,13 @@ def test_the_driver_is_seen_at_the_source_s_own_times(engine, tmp_path, monkeypa
     ramp = Motion(torch.arange(60, dtype=torch.float32)[:, None].expand(-1, 3) / 50, "tiny", 50.0)
     source = encode(tmp_path / "in.mp4", noise(8), pts=UNEVEN)
     driven = []
-    original = Engine.render_chunk
+    original = EditPlan.apply
 
-    def spy(self, frames, steps, start):
-        plan = steps[0][1]
-        driven.extend(plan.edits[0].driver.at(plan.frames[0][start : start + len(frames)])[:, 0].tolist())
-        return original(self, frames, steps, start)
+    def spy(self, alpha, start):
+        driven.extend(self.edits[0].driver.at(self.frames[0][start : start + len(alpha)])[:, 0].tolist())
+        return original(self, alpha, start)
 
-    monkeypatch.setattr(Engine, "render_chunk", spy)
+    monkeypatch.setattr(EditPlan, "apply", spy)
     edit(engine, source, Drivers(ramp), tmp_path / "out.mp4")
     assert driven == pytest.approx([float(t) for t in UNEVEN], abs=1e-5)
 
@@ -160,6 +159,17 @@ def test_what_works_at_once_gives_the_same_file_as_one_after_the_other(engine, d
     assert not [t for t in threading.enumerate() if t.name.startswith("dpe-")]
 
 
+def test_pictures_rendered_in_pieces_find_their_frames(engine, driver, tmp_path, monkeypatch):
+    """As after the device ran out of memory: the engine gives smaller pieces than it was given."""
+    source = tmp_path / "in"
+    with FrameWriter(source, 25) as writer:
+        writer.write(noise(11))
+    edit(engine, source, Drivers(driver), tmp_path / "whole")
+    monkeypatch.setattr(Engine, "_split", lambda self, frames: iter(frames.split(3)))
+    edit(engine, source, Drivers(driver), tmp_path / "pieces")
+    assert torch.equal(read_frames(tmp_path / "whole"), read_frames(tmp_path / "pieces"))
+
+
 def test_sound_and_flashes_stay_together(engine, driver, tmp_path):
     source = encode(tmp_path / "in.mp4", noise(30), Fraction(30000, 1001), sound=clicks([0.2, 0.9], 1.0))
     edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
@@ -196,7 +206,7 @@ def test_odd_sizes_get_one_more_row_and_column(engine, driver, tmp_path):
 
 
 def test_large_frames_go_in_smaller_chunks(engine, driver, tmp_path):
-    source = encode(tmp_path / "in.mp4", torch.full((5, 2160, 3840, 3), 90, dtype=torch.uint8), options={})
+    source = encode(tmp_path / "in.mp4", torch.full((3, 2160, 3840, 3), 90, dtype=torch.uint8), options={})
     sizes = []
     original = FrameWriter.write
 
@@ -208,9 +218,9 @@ def test_large_frames_go_in_smaller_chunks(engine, driver, tmp_path):
     patch.setattr(FrameWriter, "write", spy)
     with patch.context():
         wide = Engine(tiny_checkpoint(), chunk=16)
-        assert edit_clip(wide, open_frames(source), Drivers(driver), tmp_path / "out.mp4", EditOptions()).frames == 5
+        assert edit_clip(wide, open_frames(source), Drivers(driver), tmp_path / "out.mp4", EditOptions()).frames == 3
     patch.undo()
-    assert sizes == [4, 1]
+    assert sizes == [2, 1]
     assert probe(tmp_path / "out.mp4").width == 3840
 
 
@@ -283,7 +293,7 @@ def test_an_interruption_stops_everything(driver, tmp_path):
         if len(asked) == 5:
             raise KeyboardInterrupt
 
-    engine = Engine(tiny_checkpoint())
+    engine = Engine(tiny_checkpoint(), chunk=4)
     engine.services = type(engine.services)(check_interrupt=check)
     with pytest.raises(KeyboardInterrupt):
         edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
@@ -298,7 +308,7 @@ from tests.unit.test_jobs_video import Faces, edit
 from tests.unit.tiny import tiny_checkpoint
 from dpe_model.engine import Engine
 from dpe_model.jobs import Drivers, portraits
-from dpe_model.motion import Motion
+from dpe_model.motion import EditPlan, Motion
 portraits.load_detector = lambda *a, **k: Faces((0.5, 0.5))
 folder = Path(sys.argv[1])
 edit(Engine(tiny_checkpoint()), folder / "in.mp4", Drivers(Motion(torch.zeros(3, 3), "tiny")), folder / "out.mp4")
