@@ -214,3 +214,21 @@ def test_crop_portrait_shows_and_chooses_people(comfy: ComfyServer, graph: Promp
     empty = mask | {"inputs": mask["inputs"] | {"value": 0.0}}
     with pytest.raises(ComfyError, match="no face lies under the mask"):
         comfy.queue({**base, "mask": empty, "source crop": crop, "shown": shown})
+
+
+def test_paste_back_explains_what_it_misses_and_sees_a_pose_edit(comfy: ComfyServer, graph: Prompt):
+    """The bundled driver turns the head, which no mask hides; and the parsing weights are not there."""
+    outputs = comfy.queue(graph)
+    assert "the neck may no longer fit" in outputs["paste"]["dpe_note"][0]
+    expression = graph | {"paste": _with(graph["paste"], portrait=["expression", 0])}
+    assert not comfy.queue(expression).get("paste", {}).get("dpe_note")
+    with pytest.raises(ComfyError, match=r"79999_iter\.pth.*face_parsing"):
+        comfy.queue(graph | {"paste": _with(graph["paste"], mask_shape="parsing")})
+
+
+def test_paste_back_takes_every_option(comfy: ComfyServer, graph: Prompt):
+    plain = frames(comfy, comfy.queue(graph), "saved paste")
+    for choice in ({"colour_match": "histogram"}, {"detail": 0.0, "mask_smoothing": 0.0}, {"mask_shape": "crop"}):
+        other = frames(comfy, comfy.queue(graph | {"paste": _with(graph["paste"], **choice)}), "saved paste")
+        assert other.shape == plain.shape
+        assert not np.array_equal(other, plain)
