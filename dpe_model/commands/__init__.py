@@ -14,7 +14,19 @@ from collections.abc import Sequence
 
 from ..errors import DPEError
 
-COMMANDS = ("drive", "edit_video", "batch", "crop", "encode", "convert", "info", "train", "evaluate", "roles")
+COMMANDS = (
+    "drive",
+    "edit_video",
+    "batch",
+    "crop",
+    "encode",
+    "convert",
+    "info",
+    "train",
+    "evaluate",
+    "roles",
+    "benchmark",
+)
 
 INTERRUPTED = 130
 """Exit status of a command stopped from the keyboard."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from dpe_model.network import NetworkConfig
 from dpe_model.network.cpu import convolution
+from dpe_model.network.cpu import network as cpu_network
 from dpe_model.network.cpu.convolution import convolve, convolve_onto, convolve_up, fuses, phases
 from dpe_model.network.cpu.sampling import upsample, warp
 from dpe_model.network.cpu.winograd import convolve3x3, transform_weight
@@ -17,7 +18,8 @@ from dpe_model.network.layers import up_blur
 
 from .tiny import CONFIG, tiny_network
 
-# Large maps alone and small ones together; wide enough for Winograd's way.
+# Wide enough for Winograd's way; with a cache this small the maps from 16 px on go through one by one.
+SMALL_CACHE = 2**16
 WIDE = NetworkConfig(size=64, style_dim=16, motion_dim=3, channels={4: 8, 8: 8, 16: 256, 32: 256, 64: 8})
 
 
@@ -35,6 +37,11 @@ def fusing(request, monkeypatch):
         monkeypatch.setattr(convolution, "fuses", lambda dtype: False)
     elif not fuses(torch.float32):
         pytest.skip("this build of PyTorch fuses nothing")
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    monkeypatch.setattr(cpu_network, "CACHE", SMALL_CACHE)
 
 
 @pytest.mark.parametrize("channels", [6, 256])
@@ -94,7 +101,7 @@ def test_warping_along_no_flow_at_all():
 
 @pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["small", "large and wide"])
 @pytest.mark.parametrize("still", [False, True], ids=["moving", "still"])
-def test_the_whole_network(fusing, config, still):
+def test_the_whole_network(fusing, one_by_one, config, still):
     plain, folded = tiny_network(config=config).eval(), tiny_network(config=config).fold()
     images = drawn(3, 3, config.size, config.size).clamp(-1, 1)
     with torch.no_grad():
@@ -112,7 +119,7 @@ def test_the_whole_network(fusing, config, still):
         assert folded.encode(images, with_features=False).features == ()
 
 
-def test_a_picture_among_others_is_what_it_is_alone():
+def test_a_picture_among_others_is_what_it_is_alone(one_by_one):
     network = tiny_network(config=WIDE).fold()
     images = drawn(3, 3, 64, 64)
     with torch.no_grad():
@@ -123,6 +130,19 @@ def test_a_picture_among_others_is_what_it_is_alone():
             assert torch.allclose(alone.w, together.w[i : i + 1], atol=1e-5)
             picture = network.render(alone, network.motion(alone.w), "pose")
             assert float((picture[0] - pictures[i]).abs().max()) < 2e-3
+
+
+def test_the_cache_changes_the_way_only(monkeypatch):
+    network = tiny_network(config=WIDE).fold()
+    images = drawn(3, 3, 64, 64).clamp(-1, 1)
+    results = []
+    for cache in (0, SMALL_CACHE, 2**30):
+        monkeypatch.setattr(cpu_network, "CACHE", cache)
+        with torch.no_grad():
+            encoding = network.encode(images)
+            results.append(network.render(encoding, network.motion(encoding.w), "pose"))
+    for other in results[1:]:
+        assert float((other - results[0]).abs().max()) < 2e-3
 
 
 def test_gradients_flow_through_a_folded_network():
@@ -172,7 +192,7 @@ def test_an_operator_that_computes_something_else_is_not_used(monkeypatch):
         fuses.cache_clear()
 
 
-def test_half_precision_large_maps():
+def test_half_precision_large_maps(one_by_one):
     network, half = tiny_network(config=WIDE).fold(), tiny_network(config=WIDE).fold(torch.bfloat16)
     images = drawn(2, 3, 64, 64).clamp(-1, 1)
     with torch.no_grad():

@@ -18,8 +18,8 @@ from .convolution import WIDE, Pair, convolve, convolve_onto, convolve_up, phase
 from .sampling import upsample, warp
 from .winograd import convolve3x3, transform_weight
 
-JOINT = 32
-"""Maps up to this size, in pixels, go through together, larger ones picture by picture."""
+CACHE = 3 * 2**20
+"""Levels whose maps take more bytes than this a picture are gone through picture by picture, the others together."""
 
 
 class CPUNetwork:
@@ -97,8 +97,7 @@ class _Encoder:
 
     def __call__(self, images: Tensor, with_features: bool) -> Encoding:
         images = images.to(self.last.dtype, memory_format=torch.channels_last)
-        size = images.shape[2]
-        alone = sum(size >> i > JOINT for i in range(len(self.blocks)))
+        alone = self._alone(images.shape[2])
         features: list[Tensor] = []
         if alone:
             x, features = self._large(images, alone, with_features)
@@ -110,6 +109,13 @@ class _Encoder:
             x = _run_block(block, x)
         w = convolve(x, self.last).flatten(1).float()
         return Encoding(w, tuple(reversed(features)))
+
+    def _alone(self, size: int) -> int:
+        """How many of the first blocks take one picture at a time."""
+        for i, (conv1, _, _) in enumerate(self.blocks):
+            if not _is_large(conv1.weight.shape[1], size >> i, conv1.weight.dtype):
+                return i
+        return len(self.blocks)
 
     def _large(self, images: Tensor, count: int, with_features: bool) -> tuple[Tensor, list[Tensor]]:
         """The first `count` blocks, picture by picture: their joint output, and their inputs where asked for."""
@@ -130,6 +136,10 @@ class _Encoder:
 def _run_block(block: tuple[_Conv, _Conv, _Conv], x: Tensor) -> Tensor:
     conv1, conv2, skip = block
     return convolve_onto(conv2(conv1(x)), skip.blurred(x), skip.weight)
+
+
+def _is_large(channels: int, size: int, dtype: torch.dtype) -> bool:
+    return channels * size**2 * dtype.itemsize > CACHE
 
 
 def _room(like: Tensor, count: int) -> Tensor:
@@ -280,7 +290,8 @@ class _Generator:
 
     def __call__(self, z: Tensor, features: Sequence[Tensor]) -> Tensor:
         n = len(z)
-        joint = sum(f.shape[2] <= JOINT for f in features)
+        large = (i for i, f in enumerate(features) if _is_large(f.shape[1], f.shape[2], f.dtype))
+        joint = next(large, len(features))
         x = self.constant.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         state = self._run(_State(self.start(x, z)), z, features, range(joint))
         if joint == len(features):
