@@ -191,7 +191,8 @@ class RandomHeads:
         pictures = [picture(3, size, size) for _ in range(5)]
         vectors = [picture(6), picture(6), picture(206), picture(206)]
         flows = [picture(2, 8, 8) for _ in range(3)]
-        return SupervisedBatch(*pictures, *vectors, *flows, *(torch.ones(1, 1, 8, 8) for _ in range(3)), picture(5, 136))
+        seen = [torch.ones(1, 1, 8, 8) for _ in range(3)]
+        return SupervisedBatch(*pictures, *vectors, *flows, *seen, picture(5, 136))
 
 
 def test_supervised_and_clip_batches_mix(clips, tmp_path, monkeypatch):
