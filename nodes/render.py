@@ -68,5 +68,4 @@ class RenderPose(io.ComfyNode):
     @classmethod
     def execute(cls, model: host.LoadedModel, latent: Latent) -> io.NodeOutput:
         """Render through the branch that edits pose."""
-        ui = host.note("After a pose edit the neck may no longer fit when this is pasted back.")
-        return io.NodeOutput(_render(model, latent, "pose"), ui=ui)
+        return io.NodeOutput(_render(model, latent, "pose"))
