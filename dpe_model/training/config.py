@@ -53,6 +53,8 @@ class SupervisedWeights:
         both_every: steps between those; they cost an encoding and a rendering. 0 = never.
         adversarial: non-saturating loss on each branch's pictures.
         flow: distance of every flow level from the true correspondence, in half pictures, where that is visible.
+        flow_region: how much more the flow counts where the edit moves something, 0 = as anywhere else. An expression
+            moves little of the picture.
         mask: cross entropy that opens the mask where the source shows the point.
         pose: regression of the pose parameters from the pose branch's code.
         expression: regression of the expression parameters from the expression branch's code.
@@ -71,6 +73,7 @@ class SupervisedWeights:
     both_every: int = 4
     adversarial: float = 0.0
     flow: float = 5.0
+    flow_region: float = 0.0
     mask: float = 0.05
     pose: float = 0.5
     expression: float = 0.5

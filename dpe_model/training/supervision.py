@@ -26,6 +26,10 @@ EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
 """Weights of the terms of a picture's regression: an expression is the hardest to see."""
 
 
+MOVED = 0.04
+"""Displacement that counts as wholly moved, in half pictures (2.6 px of 128)."""
+
+
 @dataclass(frozen=True)
 class Truth:
     """What one branch should make of a batch.
@@ -87,7 +91,7 @@ def region_weight(source: Tensor, target: Tensor, strength: float) -> Tensor:
     return weight / weight.mean((1, 2, 3), keepdim=True)
 
 
-def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float = 0.0) -> tuple[Tensor, Tensor]:
     """Flow and mask losses over all levels of a generator.
 
     A level's sampling position is tanh(offset) + linspace(-1, 1, r), read with align_corners=False: in units where the
@@ -97,6 +101,7 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor) -> tuple[Tensor
         maps: flow maps [N, 3, r, r] before tanh and sigmoid, by level.
         flow: true positions [N, 2, s, s]; levels larger than this are not supervised.
         visible: [N, 1, s, s], 0..1.
+        region: how much more the distance counts where a point moves by `MOVED` or more.
 
     Returns:
         Mean L1 distance of the position where the point is visible, in half pictures, averaged over the levels.
@@ -111,10 +116,25 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor) -> tuple[Tensor
         wanted, share = shrink_flow(flow, visible, size)
         grid = torch.tanh(level[:, :2].float()) + identity_grid(size, level.device).permute(0, 3, 1, 2)
         # Each sample by itself, so that splitting a batch over processes does not change the loss.
-        portion = share / share.sum((1, 2, 3), keepdim=True).clamp_min(1.0) / len(level)
-        distances.append(((grid - wanted).abs().mean(1, keepdim=True) * portion).sum())
+        portion = _normalised(share)
+        weight = _normalised(share * (1.0 + region * _moved(wanted))) if region else portion
+        distances.append(((grid - wanted).abs().mean(1, keepdim=True) * weight).sum())
         openings.append((F.softplus(-level[:, 2:3].float()) * portion).sum())
     return torch.stack(distances).mean(), torch.stack(openings).mean()
+
+
+def _normalised(weight: Tensor) -> Tensor:
+    """Weights [N, 1, r, r] that sum to 1 / N over each sample of some size."""
+    return weight / weight.sum((1, 2, 3), keepdim=True).clamp_min(1.0) / len(weight)
+
+
+def _moved(flow: Tensor) -> Tensor:
+    """0..1 [N, 1, r, r]: how far a point [N, 2, r, r] comes from elsewhere, up to `MOVED`."""
+    size = flow.shape[-1]
+    axis = (torch.arange(size, device=flow.device) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    distance = torch.linalg.vector_norm(flow - torch.stack((x, y)), dim=1, keepdim=True)
+    return (distance / MOVED).clamp(max=1.0)
 
 
 def _own(batch: SupervisedBatch, count: int) -> SupervisedBatch:
@@ -201,7 +221,7 @@ class Supervision:
             role = "pose" if branch == self.pose_branch else "exp"
             self._picture_terms(terms, role, image, truth, discriminator)
             if truth.flow is not None and truth.visible is not None and (weights.flow or weights.mask):
-                flow, mask = flow_loss(maps, truth.flow, truth.visible)
+                flow, mask = flow_loss(maps, truth.flow, truth.visible, weights.flow_region)
                 terms[f"{role}_flow"], terms[f"{role}_mask"] = weights.flow * flow, weights.mask * mask
 
         both = None

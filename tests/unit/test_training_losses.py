@@ -317,3 +317,14 @@ def test_orthogonal_motion_keeps_every_direction():
         for layer in network.mlp_exp:
             matrix = layer.effective_weight() @ matrix
     assert torch.allclose(matrix @ matrix.T, torch.eye(8), atol=1e-5)
+
+
+def test_the_flow_can_count_more_where_something_moves():
+    wanted, seen = still_flow(1, 16), torch.ones(1, 1, 16, 16)
+    moved = wanted.clone()
+    moved[:, :, :4, :4] += 0.2
+    maps = [torch.zeros(1, 3, 16, 16)]
+    plain, _ = flow_loss(maps, moved, seen)
+    stressed, _ = flow_loss(maps, moved, seen, region=10.0)
+    assert stressed > 2 * plain
+    assert torch.allclose(flow_loss(maps, wanted, seen, region=10.0)[0], flow_loss(maps, wanted, seen)[0])
