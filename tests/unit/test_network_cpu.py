@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dpe_model.network import NetworkConfig
 from dpe_model.network.cpu import convolution
 from dpe_model.network.cpu import network as cpu_network
-from dpe_model.network.cpu.convolution import convolve, convolve_onto, convolve_up, fuses, phases
+from dpe_model.network.cpu.convolution import contract, convolve, convolve_onto, convolve_up, fuses, phases, planar
 from dpe_model.network.cpu.sampling import upsample, warp
 from dpe_model.network.cpu.winograd import convolve3x3, transform_weight
 from dpe_model.network.encoder import Encoding
@@ -56,6 +56,20 @@ def test_convolution_added_in_place(fusing):
     total, x, weight = last(drawn(2, 5, 7, 7)), last(drawn(2, 6, 7, 7, seed=1)), drawn(5, 6, 1, 1, seed=2)
     expected = total + F.conv2d(x, weight)
     assert torch.allclose(convolve_onto(total, x, weight), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 6), (3, 70, 65, 65)])
+def test_planar_order(shape):
+    x = last(drawn(*shape))
+    assert torch.equal(planar(x), x)
+    assert planar(x).is_contiguous()
+    assert planar(x.contiguous()).is_contiguous()
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_as_large_as_the_maps(order):
+    x, weight = last(drawn(3, 6, 4, 4)), drawn(5, 6, 4, 4, seed=1).contiguous(memory_format=order)
+    assert torch.allclose(contract(x, weight), F.conv2d(x, weight).flatten(1), atol=1e-5)
 
 
 def test_phases_make_a_transposed_convolution(fusing):

@@ -14,7 +14,7 @@ from ..config import Branch
 from ..encoder import Encoder, Encoding, ResBlock
 from ..generator import Generator, ToFlow, ToRGB
 from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv
-from .convolution import WIDE, Pair, convolve, convolve_onto, convolve_up, phases
+from .convolution import WIDE, Pair, contract, convolve, convolve_onto, convolve_up, phases
 from .sampling import upsample, warp
 from .winograd import convolve3x3, transform_weight
 
@@ -107,7 +107,7 @@ class _Encoder:
             if with_features:
                 features.append(x)
             x = _run_block(block, x)
-        w = convolve(x, self.last).flatten(1).float()
+        w = contract(x, self.last).float()
         return Encoding(w, tuple(reversed(features)))
 
     def _alone(self, size: int) -> int:
@@ -258,7 +258,8 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
     """1x1 convolution to a few maps: x [N, C, H, W] channels-last, weight [N, out, C] -> [N, out, H, W] float32."""
     n, c, h, w = x.shape
     pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    return torch.bmm(weight, pixels.transpose(1, 2)).float().view(n, -1, h, w)
+    maps = torch.stack([torch.mm(w, p.t()) for w, p in zip(weight, pixels, strict=True)])
+    return maps.float().view(n, -1, h, w)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILES = 128
-"""Tiles worked on at a time: their transforms fit the second-level cache."""
+"""Tiles worked on at a time by each thread: their transforms fit the second-level cache."""
+MOST_THREADS = 16
+"""Threads beyond which chunks grow no more; there are 16 matrix products to share."""
 
 
 def transform_weight(weight: Tensor) -> Tensor:
@@ -36,8 +38,9 @@ def convolve3x3(x: Tensor, transformed: Tensor, bias: Tensor | None = None) -> T
     n, _, h, w = x.shape
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     y = x.new_empty((n, h, w, transformed.shape[2]))
-    rows = max(1, min(h // 2, TILES // (w // 2)))
-    pictures = max(1, TILES // (rows * (w // 2)))
+    tiles = TILES * min(torch.get_num_threads(), MOST_THREADS)
+    rows = max(1, min(h // 2, tiles // (w // 2)))
+    pictures = max(1, tiles // (rows * (w // 2)))
     for first in range(0, n, pictures):
         group = slice(first, first + pictures)
         for start in range(0, h, 2 * rows):
