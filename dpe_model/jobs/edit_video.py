@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..engine import Engine
 from ..errors import MotionError
+from ..memory import return_free_memory
 from ..portrait import PasteOptions, Paster
 from ..video import FrameSource, FrameWriter, open_frames
 from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
@@ -140,6 +141,7 @@ def edit_clip(
     motions = measure_drivers(engine, drivers, options.driver_crop, driver_crop, reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)
     paster = Paster(options.paste, crop, engine.device) if full else None
+    return_free_memory()
     with FrameWriter(
         output,
         info.fps,

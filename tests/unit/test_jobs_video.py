@@ -21,6 +21,7 @@ from dpe_model.engine import Engine
 from dpe_model.errors import MotionError, VideoError
 from dpe_model.jobs import DriveJob, Drivers, EditOptions, drive, edit_clip
 from dpe_model.jobs.setup import measure_clip, source_clock
+from dpe_model.memory import return_free_memory
 from dpe_model.motion import EditPlan, Motion
 from dpe_model.portrait import Face
 from dpe_model.video import FrameWriter, MemoryFrames, Section, open_frames, probe, read_frames
@@ -308,6 +309,7 @@ from tests.unit.test_jobs_video import Faces, edit
 from tests.unit.tiny import tiny_checkpoint
 from dpe_model.engine import Engine
 from dpe_model.jobs import Drivers, portraits
+from dpe_model.memory import return_free_memory
 from dpe_model.motion import EditPlan, Motion
 portraits.load_detector = lambda *a, **k: Faces((0.5, 0.5))
 folder = Path(sys.argv[1])
@@ -358,3 +360,17 @@ def test_pixels_that_are_not_square_stay_so(engine, driver, tmp_path):
     edit(engine, path, Drivers(driver), tmp_path / "out.mp4")
     assert probe(tmp_path / "out.mp4").pixel_aspect == Fraction(4, 3)
     assert len(source_clock(open_frames(path))) == 3
+
+
+@pytest.mark.skipif(not return_free_memory(), reason="another C library than glibc")
+def test_freed_memory_is_handed_back():
+    def held() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    blocks = [np.ones(16 * 1024, dtype=np.uint8) for _ in range(6400)]  # 100 MB in blocks that the heap holds
+    kept = blocks[::640]
+    full = held()
+    del blocks
+    assert return_free_memory()
+    assert held() < full - 60
+    assert len(kept) == 10
