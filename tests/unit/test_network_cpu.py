@@ -44,7 +44,7 @@ def one_by_one(monkeypatch):
     monkeypatch.setattr(cpu_network, "CACHE", SMALL_CACHE)
 
 
-@pytest.mark.parametrize("channels", [6, 256])
+@pytest.mark.parametrize("channels", [6, convolution.WIDE])
 def test_convolution_with_bias_and_activation(fusing, channels):
     x, weight, bias = drawn(2, channels, 9, 9), drawn(5, channels, 3, 3, seed=1) / channels, drawn(5, seed=2)
     found = convolve(last(x), weight, bias, stride=2, padding=(1, 1), activate=True)
@@ -72,8 +72,9 @@ def test_a_kernel_as_large_as_the_maps(order):
     assert torch.allclose(contract(x, weight), F.conv2d(x, weight).flatten(1), atol=1e-5)
 
 
-def test_phases_make_a_transposed_convolution(fusing):
-    x, weight = drawn(2, 6, 5, 5), drawn(4, 6, 3, 3, seed=1)
+@pytest.mark.parametrize("channels", [6, convolution.WIDE])
+def test_phases_make_a_transposed_convolution(fusing, channels):
+    x, weight = drawn(2, channels, 5, 5), drawn(4, channels, 3, 3, seed=1) / channels
     expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     assert torch.allclose(convolve_up(last(x), phases(weight)), expected, atol=1e-5)
 

@@ -14,9 +14,9 @@ from ..config import Branch
 from ..encoder import Encoder, Encoding, ResBlock
 from ..generator import Generator, ToFlow, ToRGB
 from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv
-from .convolution import WIDE, Pair, contract, convolve, convolve_onto, convolve_up, phases
+from .convolution import Pair, contract, convolve, convolve_onto, convolve_up, phases
 from .sampling import upsample, warp
-from .winograd import convolve3x3, transform_weight
+from .winograd import CHANNELS, convolve3x3, transform_weight
 
 CACHE = 3 * 2**20
 """Levels whose maps take more bytes than this a picture are gone through picture by picture, the others together."""
@@ -82,7 +82,7 @@ class _Conv:
 
 def _transform(weight: Tensor, stride: int) -> Tensor | None:
     """The weight in Winograd's form, where that is the faster way."""
-    wide = weight.dtype == torch.float32 and weight.shape[1] >= WIDE and tuple(weight.shape[2:]) == (3, 3)
+    wide = weight.dtype == torch.float32 and weight.shape[1] >= CHANNELS and tuple(weight.shape[2:]) == (3, 3)
     return transform_weight(weight) if wide and stride == 1 else None
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CHANNELS = 256
+"""Input channels from which on it is faster than the plain way, whose memory traffic is less."""
 TILES = 128
 """Tiles worked on at a time by each thread: their transforms fit the second-level cache."""
 MOST_THREADS = 16
