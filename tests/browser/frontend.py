@@ -42,6 +42,10 @@ CENTRE = """kind => {
 SELECT = "kind => app.canvas.selectNodes([app.graph.nodes.findLast(n => n.type === kind)])"
 
 
+MOST_SCROLLS = 20
+"""How often a list of cards is scrolled on in search of one."""
+
+
 def launch(playwright: Playwright) -> Browser:
     """Headless Chromium: the one that CHROMIUM names, or the one on the PATH."""
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -99,6 +103,15 @@ class FrontEnd:
         dialog.wait_for()
         dialog.get_by_role("option", name=pack, exact=True).click()
         card = dialog.locator(f'[data-testid="template-workflow-{name}"]')
+        # Cards below the edge are not made before somebody scrolls there.
+        cards = dialog.locator('[data-testid^="template-workflow-"]')
+        cards.first.wait_for()
+        for _ in range(MOST_SCROLLS):
+            if card.count():
+                break
+            cards.last.scroll_into_view_if_needed()
+            self.page.mouse.wheel(0, 400)
+            self.page.wait_for_timeout(250)
         card.wait_for()
         if picture is not None:
             self.page.wait_for_timeout(500)
