@@ -25,9 +25,9 @@ from .report import Reporter
 
 AHEAD = 2
 """Chunks that a stage may be ahead of the next."""
-CHUNK_BYTES = 48 * 2**20
-"""Most that a chunk of full frames takes, about ten of which are held at a time: where frames are large, a chunk has
-fewer pictures than the network would take at once."""
+CHUNK_BYTES = 25 * 2**20
+"""Most that a chunk of full frames takes (four of 1920x1080), about ten of which are held at a time: where frames are
+large, a chunk has fewer pictures than the network would take at once, but pasting and encoding take longer anyway."""
 
 Preview = Callable[[Tensor], None]
 """Shown a finished frame [H, W, 3] now and then."""
