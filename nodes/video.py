@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from comfy_api.latest import InputImpl, io
 from ..dpe_model.errors import MotionError
 from ..dpe_model.jobs import CropOptions, Drivers, EditOptions, edit_clip
 from ..dpe_model.jobs.edit_video import RESULTS
-from ..dpe_model.jobs.portraits import CROP_WHEN
+from ..dpe_model.jobs.portraits import CROP_WHEN, taken_as_portraits
 from ..dpe_model.jobs.setup import Driver
 from ..dpe_model.jobs.stream import AHEAD
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Motion
@@ -27,6 +27,7 @@ from ..dpe_model.portrait import DETECTORS, PasteOptions
 from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..dpe_model.portrait.parsing import FILE
 from ..dpe_model.portrait.paste import COLOUR_MATCH, MASKS
+from ..dpe_model.portrait.track import SELECT
 from ..dpe_model.video import FrameSource, MemoryFrames, Section, open_frames, write_wav
 from . import host
 from .motion import STRENGTH_TOOLTIP
@@ -34,7 +35,6 @@ from .paste import DEFAULTS, parsing_weights
 from .sockets import CATEGORY, DPEModel, DPEMotion
 
 EDITS = ("expression", "pose", "both")
-PEOPLE = ("largest", "left", "right", "index", "position")
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,12 @@ class DriveVideo(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "person",
-                    options=list(PEOPLE),
+                    options=list(SELECT),
                     default="largest",
-                    tooltip="Who is edited, where several people are in the picture: judged over the whole clip.",
+                    tooltip=(
+                        "Who is edited, where several people are in the picture: judged over the whole clip. position: "
+                        "whose face first comes to position_x, position_y. mask: whose face lies under the mask."
+                    ),
                 ),
                 io.Int.Input(
                     "person_index",
@@ -301,6 +304,20 @@ class DriveVideo(io.ComfyNode):
                     step=0.5,
                     tooltip="How steady the mask is over time, in frames. Higher if its edge trembles.",
                 ),
+                io.Boolean.Input(
+                    "match_driver",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Frame the person so that the head is as large as in driver_video, where that shows portraits "
+                        "already. Then scale is not used."
+                    ),
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="For person = mask: white over the person's face, of the full frame; one, or one a frame.",
+                ),
             ],
             outputs=[
                 io.Video.Output(
@@ -338,6 +355,8 @@ class DriveVideo(io.ComfyNode):
         mask_smoothing: float,
         driver_video: Any = None,
         driver_motion: Motion | None = None,
+        match_driver: bool = False,
+        mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Stream from file to file; an interruption leaves no file."""
         options = EditOptions(
@@ -351,6 +370,7 @@ class DriveVideo(io.ComfyNode):
                 device=str(host.memory.get_torch_device()),
                 position=(position_x, position_y),
                 detector_root=Path(folder_paths.models_dir) / "insightface" if detector == "insightface" else None,
+                mask=mask,
             ),
             driver_crop=driver_crop,
             paste=PasteOptions(
@@ -368,6 +388,8 @@ class DriveVideo(io.ComfyNode):
         with _workplace() as folder:
             source = OpenedVideo.of(video, folder, "video")
             clip = None if driver_video is None else OpenedVideo.of(driver_video, folder, "driver_video").source
+            if match_driver and clip is not None and taken_as_portraits(clip.info, driver_crop):
+                options = replace(options, crop=replace(options.crop, match=clip))
             given: dict[str, Driver | None] = {"video": clip, "motion": driver_motion}
             drivers = Drivers(
                 expression=given.get(roles.get("expression", "")),
@@ -384,6 +406,8 @@ class DriveVideo(io.ComfyNode):
             )
             kept = _kept(path)
         notes = [f"{done.frames} frames, {'sound kept' if source.sound is not None else 'no sound'}"]
+        if mask is not None and person != "mask":
+            notes.append("The mask is not used: set person to mask")
         if done.outline_moved:
             notes.append("The edit moves the outline of the head, as a pose edit does: the neck may no longer fit.")
         return io.NodeOutput(InputImpl.VideoFromFile(str(kept)), done.frames, ui=host.note(*notes))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..engine import PRECISIONS
 from ..errors import MotionError
 from ..jobs import CropOptions, Drivers, ModelOptions
-from ..jobs.portraits import CROP_WHEN, taken_as_portraits
+from ..jobs.portraits import CROP_WHEN, first_portraits
 from ..motion import EDIT_MODES, LENGTH_POLICIES
 from ..portrait import DETECTORS
 from ..portrait.crop import FRAMINGS, NO_FACE, SCALE
@@ -166,9 +166,9 @@ def _match(arguments: argparse.Namespace) -> Path | None:
         raise ValueError("--scale auto: expected --match PATH, the portraits whose heads to match.")
     paths = [path for path in drivers if path is not None]
     if hasattr(arguments, "crop"):
-        match = taken_as_portraits([arguments.source, *paths], arguments.crop)
+        match = first_portraits([arguments.source, *paths], arguments.crop)
     else:
-        match = taken_as_portraits(paths, arguments.driver_crop)
+        match = first_portraits(paths, arguments.driver_crop)
     if match is None:
         logger.info("--scale auto: nobody is a portrait already; all are cut out alike, at scale %s.", SCALE)
     return match

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ from ..portrait import (
 )
 from ..portrait.crop import SCALE
 from ..portrait.scale import head_proportion, spread
-from ..video import FrameSource, FrameWriter, open_frames, probe, read_frames
+from ..video import FrameSource, FrameWriter, VideoInfo, open_frames, probe, read_frames
 from .report import Reporter, Silent
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,10 @@ class CropOptions:
 
     Attributes:
         position: x and y in 0..1 of the frame, for `person="position"`.
-        mask: a picture of the whole frame, white over the face, for `person="mask"`.
-        match: a clip of square portraits: whoever else is cut out shows a head of the same size; `scale` is not used.
+        mask: a picture of the whole frame, white over the face, for `person="mask"`: its file, or [1 or N, H, W] in
+            0..1.
+        match: a clip of square portraits, its file or opened: whoever else is cut out shows a head of the same size;
+            `scale` is not used.
         detector_root: the folder of an optional detector's models, where not its own.
     """
 
@@ -57,8 +59,8 @@ class CropOptions:
     detector: str = "mtcnn"
     device: str = "cpu"
     position: tuple[float, float] = (0.5, 0.5)
-    mask: Path | None = None
-    match: Path | None = None
+    mask: Path | Tensor | None = field(default=None, compare=False)
+    match: Path | FrameSource | None = None
     detector_root: Path | None = None
 
     def of_driver(self) -> CropOptions:
@@ -66,12 +68,14 @@ class CropOptions:
         return replace(self, person="largest") if self.person in ("position", "mask") else self
 
     def person_mask(self) -> Tensor | None:
-        """The mask [1, H, W] in 0..1, read from its picture.
+        """The mask [1 or N, H, W] in 0..1, read from its picture where it is a file.
 
         Raises:
             VideoError: it cannot be read.
         """
-        return None if self.mask is None else to_unit(read_frames(self.mask, limit=1)).mean(-1)
+        if isinstance(self.mask, Path):
+            return to_unit(read_frames(self.mask, limit=1)).mean(-1)
+        return self.mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +131,9 @@ def frame_person(
     detector = load_detector(options.detector, options.device, unsure=True, **root)
     mask = options.person_mask()
     proportion = None
-    if options.match is not None and options.match != Path(source.info.path):
-        proportion = clip_proportion(options.match, detector, reporter)
+    match = open_frames(options.match) if isinstance(options.match, Path) else options.match
+    if match is not None and match.info.path != source.info.path:
+        proportion = clip_proportion(match, detector, reporter)
     builder = TrackBuilder(detector)
     total = len(source) if stop is None else min(stop, len(source))
     with reporter.stage(f"find the {name}'s face", total) as count:
@@ -139,21 +144,20 @@ def frame_person(
     track = people.choose(options.person, options.person_index, options.position, mask)
     scale = options.scale if proportion is None else matching_scale(track, proportion)
     if proportion is not None:
-        logger.info("%s: scale %.2f matches the heads of %s", source.info.path, scale, options.match)
+        logger.info("%s: scale %.2f matches the heads of %s", source.info.path, scale, match and match.info.path)
     return Framed(frame_portraits(track, scale, options.framing, size, options.no_face), people, track)
 
 
-def clip_proportion(path: Path, detector: FaceDetector, reporter: Reporter) -> float:
+def clip_proportion(source: FrameSource, detector: FaceDetector, reporter: Reporter) -> float:
     """How large the head is in a clip of square portraits, in their side, from frames spread over it.
 
     Raises:
         FrameError: the frames are not square.
         NoFaceError: no face in any of them.
     """
-    source = open_frames(path)
     if source.info.width != source.info.height:
         raise FrameError(
-            f"{path}: expected square portraits, whose heads are to be matched, got {source.info.width}x"
+            f"{source.info.path}: expected square portraits, whose heads are to be matched, got {source.info.width}x"
             f"{source.info.height}. Cut them out first (command: crop), or give a scale as a number."
         )
     wanted = set(spread(len(source)))
@@ -168,13 +172,18 @@ def clip_proportion(path: Path, detector: FaceDetector, reporter: Reporter) -> f
     return head_proportion(builder.sightings().people().choose().seen, float(source.info.width))
 
 
-def taken_as_portraits(paths: Iterable[Path], when: CropWhen) -> Path | None:
-    """The first of these clips whose frames are taken as portraits as they are; None where all are cut out."""
+def taken_as_portraits(info: VideoInfo, when: CropWhen) -> bool:
+    """Whether a clip's frames are taken as portraits as they are: see `open_portraits`."""
+    return when == "none" or (when == "auto" and info.width == info.height)
+
+
+def first_portraits(paths: Iterable[Path], when: CropWhen) -> Path | None:
+    """The first of these clips of square portraits that are taken as they are; None where all are cut out."""
     for path in paths:
-        if when == "face" or path.suffix == ".safetensors":
+        if path.suffix == ".safetensors":
             continue
         info = probe(path)
-        if info.width == info.height:
+        if info.width == info.height and taken_as_portraits(info, when):
             return path
     return None
 
@@ -199,8 +208,7 @@ def open_portraits(
         name: what the progress calls the person.
         stop: how many frames matter; all if None.
     """
-    square = source.info.width == source.info.height
-    if when == "none" or (when == "auto" and square):
+    if taken_as_portraits(source.info, when):
         return PortraitClip(source, None, stop)
     return PortraitClip(source, find_crop(source, options, size, reporter, name, stop), stop)
 

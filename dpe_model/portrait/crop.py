@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +46,8 @@ class Crop:
         found: [N] bool: whether the frame is to be edited. False under `no_face="pass"` where there is no face, and
             in shots that never show the person.
         held: [N] bool: frames without a face, framed as those around them; None if unknown.
+        part: [N] int: which part of the clip each frame belongs to, between which nothing is mixed (shots, and what
+            lies before and after a long absence); None if all are one.
     """
 
     matrix: np.ndarray
@@ -54,6 +56,7 @@ class Crop:
     landmarks: np.ndarray | None
     found: np.ndarray
     held: np.ndarray | None = None
+    part: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.matrix)
@@ -61,8 +64,10 @@ class Crop:
             raise ValueError(
                 f"Crop: expected matrix [N, 2, 3] and found [N], got {self.matrix.shape}, {self.found.shape}."
             )
-        if self.held is not None and self.held.shape != (n,):
-            raise ValueError(f"Crop: expected held [{n}], got {self.held.shape}.")
+        for name in ("held", "part"):
+            given = getattr(self, name)
+            if given is not None and given.shape != (n,):
+                raise ValueError(f"Crop: expected {name} [{n}], got {given.shape}.")
         if self.landmarks is not None and self.landmarks.shape != (n, 5, 2):
             raise ValueError(f"Crop: expected landmarks [{n}, 5, 2], got {self.landmarks.shape}.")
         if not np.isfinite(self.matrix).all() or (n and np.abs(np.linalg.det(self.matrix[:, :, :2])).min() == 0.0):
@@ -80,9 +85,25 @@ class Crop:
         return self._taken(np.asarray(indices, dtype=np.int64))
 
     def _taken(self, key: slice | np.ndarray) -> Crop:
-        landmarks = None if self.landmarks is None else self.landmarks[key]
-        held = None if self.held is None else self.held[key]
-        return replace(self, matrix=self.matrix[key], landmarks=landmarks, found=self.found[key], held=held)
+        def taken(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[key]
+
+        return replace(
+            self,
+            matrix=self.matrix[key],
+            found=self.found[key],
+            landmarks=taken(self.landmarks),
+            held=taken(self.held),
+            part=taken(self.part),
+        )
+
+    def parts(self) -> Iterator[slice]:
+        """The runs of frames between which nothing is mixed, in order; together all frames."""
+        edges = [0] if len(self) else []
+        if self.part is not None:
+            edges += [int(n) for n in np.flatnonzero(np.diff(self.part)) + 1]
+        for start, stop in zip(edges, [*edges[1:], len(self)], strict=True):
+            yield slice(start, stop)
 
     def pixel_matrix(self, size: int | None = None) -> np.ndarray:
         """[N, 2, 3]: full-frame pixels to pixels of a crop of side `size` (centres at +0.5 in both)."""
@@ -132,7 +153,9 @@ def frame_portraits(
     found = track.found
     corner, side = np.zeros((len(track), 2)), np.zeros(len(track))
     marks, seen = np.zeros((len(track), 5, 2)), np.zeros_like(found)
-    for part, here in segments(track, absences=framing == "follow"):
+    number = np.zeros(len(track), dtype=np.int64)
+    for k, (part, here) in enumerate(segments(track, absences=framing == "follow")):
+        number[part] = k
         if not here.any():
             continue
         faces = [face for face in track.faces[part] if face is not None]
@@ -150,6 +173,7 @@ def frame_portraits(
         landmarks=(marks - corner[:, None]) / side[:, None, None],
         found=found if no_face == "pass" else seen,
         held=~found,
+        part=number,
     )
 
 

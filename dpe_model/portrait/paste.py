@@ -100,6 +100,7 @@ class Paster:
             self._parser = FaceParser(options.parsing_weights, device)
         self._next = 0
         self._scenes = SceneWatch()
+        self._part: int | None = None
         self._jaw = RunningMean(options.mask_smoothing)
         self._face = RunningMap(options.mask_smoothing)
         self._moved = RunningPeak(STILL_MEMORY)
@@ -169,9 +170,11 @@ class Paster:
         if portrait is None:
             portrait = canvas.cut(n, matrix, edited.shape[0] if self._parser else LOW_SIZE, self.device)
         source_low, edited_low = small(portrait), small(edited)
-        if self._scenes.is_cut(source_low):
+        part = None if crop.part is None else int(crop.part[0])
+        if self._scenes.is_cut(source_low) or part != self._part:
             for state in (self._jaw, self._face, self._moved, self._colours):
                 state.reset()
+        self._part = part
         change = change_map(source_low, edited_low)
         mask = self._mask(crop, change, portrait, edited) if own is None else own
         counts = halved(mask.small(matrix, self.device))
@@ -378,10 +381,13 @@ def _to_frame(matrix: np.ndarray, size: int, left: int, top: int) -> np.ndarray:
 
 
 def _steadied(crop: Crop, sigma: float) -> Crop:
-    """The crop with landmarks smoothed over the clip."""
+    """The crop with landmarks smoothed over each part of the clip."""
     if crop.landmarks is None or sigma == 0.0:
         return crop
-    return replace(crop, landmarks=smooth(crop.landmarks, sigma, np.ones(len(crop), dtype=bool)))
+    steady = crop.landmarks.copy()
+    for part in crop.parts():
+        steady[part] = smooth(steady[part], sigma, np.ones(part.stop - part.start, dtype=bool))
+    return replace(crop, landmarks=steady)
 
 
 def _check_edited(frames: Tensor, edited: Tensor) -> None:

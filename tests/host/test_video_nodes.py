@@ -133,6 +133,20 @@ def test_the_portrait_alone_by_a_motion(comfy: ComfyServer, graph: Prompt, node)
     assert pictures.std() > 2
 
 
+def test_the_person_under_a_mask_framed_as_the_driver_is(comfy: ComfyServer, graph: Prompt, node):
+    mask = {"mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 48}}}
+    portrait = changed(graph, result="portrait")
+    chosen = changed(portrait, person="mask", mask=["mask", 0], match_driver=True)
+    plain, matched = (read(saved(comfy, comfy.queue(g))) for g in (portrait, chosen | mask))
+    assert matched.shape == plain.shape
+    assert np.abs(matched.astype(int) - plain).mean() > 1, "the crop should have another scale"
+    idle = comfy.queue(changed(portrait, mask=["mask", 0]) | mask)
+    assert "The mask is not used" in idle["drive"]["dpe_note"][1]
+    empty = {"mask": {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 48}}}
+    with pytest.raises(ComfyError, match="no face lies under the mask"):
+        comfy.queue(chosen | empty)
+
+
 def test_it_is_said_where_nobody_or_two_drive(comfy: ComfyServer, graph: Prompt, node):
     with pytest.raises(ComfyError, match="connect driver_video or driver_motion"):
         comfy.queue(changed(graph, driver_video=None))

@@ -132,6 +132,8 @@ def test_each_shot_is_framed_on_its_own(framing: str, caplog: pytest.LogCaptureF
     assert frame_portraits(track, no_face="pass").found.tolist() == track.found.tolist()
     assert crop[8:12].held.tolist() == [True, True, True, False]  # type: ignore[union-attr]
     assert crop.select([6, 0]).held.tolist() == [True, False]  # type: ignore[union-attr]
+    assert list(crop.parts()) == [slice(0, 6), slice(6, 10), slice(10, 14)]
+    assert list(crop[4:12].parts()) == [slice(0, 2), slice(2, 6), slice(6, 8)]
 
 
 def test_slow_swings_are_followed_at_their_full_width() -> None:

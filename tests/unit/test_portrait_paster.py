@@ -234,3 +234,21 @@ def test_a_cut_forgets_what_was_before() -> None:
     alone, _ = paste(options, frames[4:], edited[4:], crop[4:], 4)
     assert torch.equal(out[4:], alone)
     assert (out[:4].float() - frames[:4].float())[mask[:4] > 0.9].mean().abs() < 3
+
+
+def test_the_mask_of_one_shot_owes_nothing_to_the_next() -> None:
+    """Two shots alike to look at, with the person elsewhere in the second: the crop says where they part."""
+    crop = crop_of(8, framing="static")
+    moved = crop.landmarks.copy()
+    moved[4:] += np.array([0.1, 0.06])
+    crop = replace(crop, landmarks=moved, part=np.array([0, 0, 0, 0, 1, 1, 1, 1]))
+    frames = smooth_noise(1, 200, 300).repeat(8, 1, 1, 1)
+    edited = crop_frames(frames, crop, 96) + 20
+    options = PasteOptions(mask_smoothing=3.0)
+    out, mask = paste(options, frames, edited, crop, 3)
+    for half in (slice(0, 4), slice(4, 8)):
+        alone, alone_mask = paste(options, frames[half], edited[half], crop[half], 4)
+        assert torch.equal(out[half], alone)
+        assert torch.equal(mask[half], alone_mask)
+    blurred = paste(options, frames, edited, replace(crop, part=None), 3)[1]
+    assert (blurred[3] - mask[3]).abs().max() > 0.02
