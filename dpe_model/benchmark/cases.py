@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checkpoint import Role
 from ..engine import Engine
 from ..frames import from_network, to_network
-from ..motion import Edit
+from ..motion import Edit, EditPlan
 from ..network import DPENetwork
 from .flops import PassCost
 from .machine import PeakMemory, synchronize
@@ -79,16 +79,14 @@ class Timing:
 
 
 def run_engine(engine: Engine, job: Job, material: Material, frames: int) -> Timing:
-    """Encode, measure the driver, render: everything a job does between decoding and encoding the clips."""
+    """Measure the driver, encode and render the source: what a job does between decoding and encoding the clips."""
     source, driving = material.cut(job, frames)
     engine.passes.encoder = engine.passes.generator = 0
 
     def run() -> Iterator[Tensor]:
-        driver = Edit(engine.measure([driving]))
-        latent = engine.encode(source)
-        for role in ROLES[job]:
-            latent = latent.with_edit(role, driver)
-        yield from engine.render(latent, *ROLES[job])
+        plan = EditPlan.make((Edit(engine.measure([driving])),), frames, "trim")
+        steps = [(role, plan) for role in ROLES[job]]
+        yield from engine.render_still(source, steps) if job == "still" else engine.render_stream([source], steps)
 
     done, seconds, first, memory = _time(run(), engine.device)
     return Timing(done, seconds, first, engine.passes.encoder, engine.passes.generator, memory)

@@ -33,7 +33,7 @@ class BenchmarkOptions:
         device: see `ModelOptions`.
         precisions: each is measured.
         jobs: which.
-        frames: length of the long run; each job is also run for a single frame.
+        frames: lengths of the long runs; each job is also run for a single frame.
         reference: frames of the plain run, 0 for none. It works frame by frame, so a few tell its speed.
         stages: also take the times of the stages of a full-frame edit.
     """
@@ -42,13 +42,14 @@ class BenchmarkOptions:
     device: str = "auto"
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     jobs: tuple[Job, ...] = tuple(JOBS)
-    frames: int = 32
+    frames: tuple[int, ...] = (32,)
     reference: int = 3
     stages: bool = True
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.reference < 0:
-            raise ValueError(f"frames: expected at least 1 (reference: 0), got {self.frames}, {self.reference}.")
+        if not self.frames or min(self.frames) < 1 or self.reference < 0:
+            given = ", ".join(map(str, self.frames))
+            raise ValueError(f"frames: expected at least 1 (reference: 0), got {given} ({self.reference}).")
 
 
 @dataclass
@@ -70,9 +71,9 @@ class _Run:
         with self.reporter.stage(f"{name}: peak of the machine", None):
             peak = measure_peak(engine.network.compute_dtype, engine.device)
         self.report["peak gflops"][name] = {k: round(v, 1) for k, v in asdict(peak).items()}
-        run_engine(engine, "one", material, min(options.frames, engine.chunk))  # warm
+        run_engine(engine, "one", material, min(max(options.frames), engine.chunk))  # warm
         for job in options.jobs:
-            for frames in dict.fromkeys((1, options.frames)):
+            for frames in dict.fromkeys((1, *options.frames)):
                 with self.reporter.stage(f"{name}: {JOBS[job]}", frames) as count:
                     timing = run_engine(engine, job, material, frames)
                     count(frames)
@@ -83,7 +84,7 @@ class _Run:
                 )
         if options.stages:
             with self.reporter.stage(f"{name}: stages of a full-frame edit", None):
-                self.report["stage milliseconds"][name] = time_stages(engine, options.frames)
+                self.report["stage milliseconds"][name] = time_stages(engine, min(options.frames))
 
     def compare(self) -> None:
         """The plain run, and how much faster every other is."""
@@ -101,7 +102,7 @@ class _Run:
             entry = timing.entry(cost)
             self.report["reference"].append({"job": job, **entry})
             for run in self.report["runs"]:
-                if run["job"] == job and run["frames"] == options.frames:
+                if run["job"] == job and run["frames"] in options.frames:
                     run["times the reference"] = round(run["fps"] * timing.seconds / timing.frames, 2)
 
     def _describe(self, engine: Engine, cost: PassCost) -> None:

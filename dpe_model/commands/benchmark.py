@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", nargs="+", choices=("still", "one", "both"), default=["still", "one", "both"],
                         metavar="JOB", help="still (image, one branch), one (video, one branch), both (video, both "
                         "branches); default: all")  # fmt: skip
-    parser.add_argument("--frames", type=int, default=32, help="length of the long runs (default: 32)")
+    parser.add_argument("--frames", type=int, nargs="+", default=[32], metavar="N",
+                        help="lengths of the long runs (default: 32)")  # fmt: skip
     parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
     parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=True,
                         help="also time the plain run (default: yes)")  # fmt: skip
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         precisions=tuple(arguments.precision),
         jobs=tuple(arguments.jobs),
-        frames=arguments.frames,
+        frames=tuple(arguments.frames),
         reference=arguments.reference_frames if arguments.reference else 0,
         stages=arguments.stages,
     )

@@ -70,14 +70,16 @@ def test_the_plain_run_makes_the_same_pictures_the_long_way(job, model):
     expected = torch.cat(list(plain._frames(job, source, driving)))
     engine = Engine(load_checkpoint(model))
     rendered = []
-    render = engine.render
 
-    def keeping(*arguments):
-        for frames in render(*arguments):
-            rendered.append(frames)
-            yield frames
+    def keeping(render):
+        def kept(*arguments):
+            for frames in render(*arguments):
+                rendered.append(frames)
+                yield frames
 
-    engine.render = keeping
+        return kept
+
+    engine.render_still, engine.render_stream = keeping(engine.render_still), keeping(engine.render_stream)
     run_engine(engine, job, material(), 5)
     assert torch.allclose(torch.cat(rendered), expected, atol=2e-4)
     timing = plain.run(job, material(), 5)
@@ -85,7 +87,7 @@ def test_the_plain_run_makes_the_same_pictures_the_long_way(job, model):
 
 
 def test_the_report(model, small_peaks):
-    options = BenchmarkOptions(model, "cpu", ("fp32", "bf16", "fp32"), frames=5, reference=2, stages=False)
+    options = BenchmarkOptions(model, "cpu", ("fp32", "bf16", "fp32"), frames=(5,), reference=2, stages=False)
     report = run_benchmark(options)
     assert [(r["job"], r["precision"], r["frames"]) for r in report["runs"]] == [
         (job, precision, frames) for precision in ("fp32", "bf16") for job in JOBS for frames in (1, 5)
@@ -108,13 +110,14 @@ def test_the_report(model, small_peaks):
 def test_the_command(model, small_peaks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dpe_model.benchmark.report.time_stages", lambda engine, n: dict.fromkeys(STAGES, 1.5))
     before = torch.get_num_threads()
-    arguments = ["--model", str(model), "--device", "cpu", "--frames", "2", "--precision", "fp32", "--threads", "1"]
+    arguments = ["--model", str(model), "--device", "cpu", "--precision", "fp32", "--threads", "1"]
+    arguments += ["--frames", "2", "3"]
     output = tmp_path / "deep" / "report.json"
     assert main(["benchmark", *arguments, "--jobs", "still", "--no-reference", "--output", str(output)]) == 0
     report = json.loads(output.read_text())
     assert report["machine"]["threads"] == 1
     assert report["reference"] == []
-    assert [r["frames"] for r in report["runs"]] == [1, 2]
+    assert [r["frames"] for r in report["runs"]] == [1, 2, 3]
     assert "encode video" in capsys.readouterr().out
     assert torch.get_num_threads() == before
 
