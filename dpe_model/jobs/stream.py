@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..engine import Engine, RenderStep
+from ..memory import return_free_memory
 from ..overlap import Behind, ahead
 from ..portrait import Paster, crop_frames
 from ..video import FrameWriter, VideoInfo
@@ -28,6 +29,10 @@ AHEAD = 2
 CHUNK_BYTES = 25 * 2**20
 """Most that a chunk of full frames takes (four of 1920x1080), about ten of which are held at a time: where frames are
 large, a chunk has fewer pictures than the network would take at once, but pasting and encoding take longer anyway."""
+
+TRIM_EVERY = 4
+"""Chunks after which freed memory goes back to the system: what the stages' threads free in turn otherwise adds up to
+some hundred MB over a few hundred frames. Doing it after each chunk would cost a tenth of the speed."""
 
 Preview = Callable[[Tensor], None]
 """Shown a finished frame [H, W, 3] now and then."""
@@ -89,9 +94,11 @@ def stream(
             Behind(finish, overlap) as finishing,
             closing(_rendered(engine, cut, steps)) as rendered,
         ):
-            for chunk, edited in rendered:
+            for number, (chunk, edited) in enumerate(rendered, 1):
                 finishing.add(chunk, edited)
                 count(len(edited))
+                if number % TRIM_EVERY == 0:
+                    return_free_memory()
                 if preview is not None and finished:
                     preview(finished[0])
 
