@@ -408,6 +408,8 @@ class DriveVideo(io.ComfyNode):
         notes = [f"{done.frames} frames, {'sound kept' if source.sound is not None else 'no sound'}"]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")
+        if match_driver and options.crop.match is None:
+            notes.append("match_driver changes nothing: the driver shows no portraits yet, and is cut out at scale too")
         if done.outline_moved:
             notes.append("The edit moves the outline of the head, as a pose edit does: the neck may no longer fit.")
         return io.NodeOutput(InputImpl.VideoFromFile(str(kept)), done.frames, ui=host.note(*notes))

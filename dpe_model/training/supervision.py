@@ -25,7 +25,6 @@ MASK_OPEN = 3.0
 EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
 """Weights of the terms of a picture's regression: an expression is the hardest to see."""
 
-
 MOVED = 0.04
 """Displacement that counts as wholly moved, in half pictures (2.6 px of 128)."""
 
@@ -130,11 +129,16 @@ def _normalised(weight: Tensor) -> Tensor:
 
 def _moved(flow: Tensor) -> Tensor:
     """0..1 [N, 1, r, r]: how far a point [N, 2, r, r] comes from elsewhere, up to `MOVED`."""
+    distance = torch.linalg.vector_norm(flow - _pixel_centres(flow), dim=1, keepdim=True)
+    return (distance / MOVED).clamp(max=1.0)
+
+
+def _pixel_centres(flow: Tensor) -> Tensor:
+    """Positions [2, r, r] of the pixels themselves, for a flow [N, 2, r, r]: where nothing moves."""
     size = flow.shape[-1]
     axis = (torch.arange(size, device=flow.device) * 2 + 1) / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    distance = torch.linalg.vector_norm(flow - torch.stack((x, y)), dim=1, keepdim=True)
-    return (distance / MOVED).clamp(max=1.0)
+    return torch.stack((x, y))
 
 
 def _own(batch: SupervisedBatch, count: int) -> SupervisedBatch:
@@ -163,10 +167,7 @@ def _still(batch: SupervisedBatch, count: int) -> tuple[Tensor | None, Tensor | 
     """Flow and visibility of `count` pictures in which nothing moves, as large as the batch's."""
     if batch.pose_flow is None:
         return None, None
-    size = batch.pose_flow.shape[-1]
-    axis = (torch.arange(size, device=batch.source.device) * 2 + 1) / size - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    flow = torch.stack((x, y))[None].expand(count, -1, -1, -1)
+    flow = _pixel_centres(batch.pose_flow)[None].expand(count, -1, -1, -1)
     return flow, torch.ones_like(flow[:, :1])
 
 

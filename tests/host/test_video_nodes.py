@@ -140,8 +140,9 @@ def test_the_person_under_a_mask_framed_as_the_driver_is(comfy: ComfyServer, gra
     plain, matched = (read(saved(comfy, comfy.queue(g))) for g in (portrait, chosen | mask))
     assert matched.shape == plain.shape
     assert np.abs(matched.astype(int) - plain).mean() > 1, "the crop should have another scale"
-    idle = comfy.queue(changed(portrait, mask=["mask", 0]) | mask)
+    idle = comfy.queue(changed(portrait, mask=["mask", 0], match_driver=True, driver_crop="face") | mask)
     assert "The mask is not used" in idle["drive"]["dpe_note"][1]
+    assert "match_driver changes nothing" in idle["drive"]["dpe_note"][2]
     empty = {"mask": {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 48}}}
     with pytest.raises(ComfyError, match="no face lies under the mask"):
         comfy.queue(chosen | empty)

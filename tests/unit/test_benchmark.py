@@ -128,12 +128,17 @@ def test_bad_input_is_one_line(wrong, capsys):
     assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
 
 
-def test_stages_of_a_full_frame_edit():
+def test_stages_of_a_full_frame_edit(monkeypatch):
+    """Also where the engine given keeps no encodings, each picture is encoded once and rendered once."""
     from dpe_model.benchmark.stages import time_stages
-    from dpe_model.jobs import ModelOptions
 
-    found = time_stages(ModelOptions(device="cpu").engine(), 2)
-    assert found["frames"] == 2
+    encoded, rendered = [], []
+    encode, generate = Engine._encode, Engine._generate
+    monkeypatch.setattr(Engine, "_encode", lambda self, x, *a, **k: encoded.append(len(x)) or encode(self, x, *a, **k))
+    monkeypatch.setattr(Engine, "_generate", lambda self, e, x, *a: rendered.append(len(x)) or generate(self, e, x, *a))
+    found = time_stages(Engine(tiny_checkpoint(), chunk=2, feature_budget=0), 3)
+    assert found["frames"] == 3
+    assert (sum(encoded), sum(rendered)) == (6, 3)
     assert set(found) == {"frames", *STAGES}
     assert all(found[s] > 0 for s in STAGES)
 

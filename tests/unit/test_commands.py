@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,10 +13,9 @@ from dpe_model.checkpoint import BranchRoles, save_checkpoint
 from dpe_model.commands import main
 from dpe_model.engine import Engine
 from dpe_model.motion import Motion
-from dpe_model.portrait import Face
 from dpe_model.video import FrameWriter, open_frames, probe, read_frames
 
-from .tiny import clip, tiny_network
+from .tiny import Faces, clip, tiny_network
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +33,9 @@ def files(tmp_path_factory):
     return folder
 
 
-class StubDetector:
-    """Sees one face in the middle of every frame."""
-
-    def detect(self, frames):
-        height, width = frames.shape[1:3]
-        x, y, r = width / 2, height / 2, height / 5
-        marks = np.array(
-            [[x - r / 2, y - r / 2], [x + r / 2, y - r / 2], [x, y], [x - r / 3, y + r / 2], [x + r / 3, y + r / 2]]
-        )
-        return [[Face((x - r, y - r, x + r, y + r), marks, 0.99)] for _ in frames]
-
-
 @pytest.fixture
 def stub_detector(monkeypatch):
-    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: StubDetector())
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Faces(radius=1 / 5))
 
 
 def run(files, command, *arguments):

@@ -23,28 +23,12 @@ from dpe_model.jobs import DriveJob, Drivers, EditOptions, drive, edit_clip
 from dpe_model.jobs.setup import measure_clip, source_clock
 from dpe_model.memory import return_free_memory
 from dpe_model.motion import EditPlan, Motion
-from dpe_model.portrait import Face
 from dpe_model.video import FrameWriter, MemoryFrames, Section, open_frames, probe, read_frames
 
-from .tiny import clip, tiny_checkpoint
+from .tiny import Faces, clip, tiny_checkpoint
 from .video_samples import clicks, corner_frames, corners, encode, heard, turn
 
 UNEVEN = [Fraction(t, 1000) for t in accumulate((0, 20, 50, 33, 90, 40, 40, 15))]
-
-
-class Faces:
-    """Sees faces at fixed places of every frame, given as x and y in 0..1."""
-
-    def __init__(self, *places: tuple[float, float]) -> None:
-        self.places = places
-
-    def detect(self, frames):
-        height, width = frames.shape[1:3]
-        return [[self._face(x * width, y * height, height / 6) for x, y in self.places] for _ in frames]
-
-    def _face(self, x, y, r):
-        marks = [[x - r / 2, y - r / 2], [x + r / 2, y - r / 2], [x, y], [x - r / 3, y + r / 2], [x + r / 3, y + r / 2]]
-        return Face((x - r, y - r, x + r, y + r), np.array(marks), 0.99)
 
 
 @pytest.fixture(autouse=True)
@@ -305,12 +289,11 @@ def test_an_interruption_stops_everything(driver, tmp_path):
 KILLED = """
 import sys, torch
 from pathlib import Path
-from tests.unit.test_jobs_video import Faces, edit
-from tests.unit.tiny import tiny_checkpoint
+from tests.unit.test_jobs_video import edit
+from tests.unit.tiny import Faces, tiny_checkpoint
 from dpe_model.engine import Engine
 from dpe_model.jobs import Drivers, portraits
-from dpe_model.memory import return_free_memory
-from dpe_model.motion import EditPlan, Motion
+from dpe_model.motion import Motion
 portraits.load_detector = lambda *a, **k: Faces((0.5, 0.5))
 folder = Path(sys.argv[1])
 edit(Engine(tiny_checkpoint()), folder / "in.mp4", Drivers(Motion(torch.zeros(3, 3), "tiny")), folder / "out.mp4")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from dpe_model.checkpoint import BranchRoles, save_checkpoint
 from dpe_model.commands import main
 from dpe_model.engine import Engine
-from dpe_model.portrait import Face
 from dpe_model.video import FrameWriter
 
-from .tiny import clip, tiny_network
+from .tiny import Faces, clip, tiny_network
 
 SOURCE, DRIVER = 6, 6  # frames; a driver is measured as far as the source reaches
 
@@ -69,18 +67,8 @@ def test_drive(files, tmp_path, passes, arguments, expected):
     assert passes() == expected
 
 
-class MiddleDetector:
-    """Sees one face in the middle of every frame."""
-
-    def detect(self, frames):
-        height, width = frames.shape[1:3]
-        x, y, r = width / 2, height / 2, height / 5
-        marks = [[x - r / 2, y - r / 2], [x + r / 2, y - r / 2], [x, y], [x - r / 3, y + r / 2], [x + r / 3, y + r / 2]]
-        return [[Face((x - r, y - r, x + r, y + r), np.array(marks), 0.99)] for _ in frames]
-
-
 def test_edit_video(files, tmp_path, passes, monkeypatch):
-    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: MiddleDetector())
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Faces())
     arguments = ["--source", files / "wide.mp4", "--driving", files / "a.mp4", "--output", tmp_path / "o.mp4"]
     assert main(["edit-video", *map(str, arguments), "--model", str(files / "tiny.safetensors")]) == 0
     assert passes() == (SOURCE + DRIVER, SOURCE)
