@@ -1,22 +1,24 @@
 """Leak: how much a pose edit changes the expression, and the reverse.
 
 A face's parameters are read off a picture by analysis through synthesis (Blanz and Vetter, "A morphable model for the
-synthesis of 3D faces", SIGGRAPH 1999): the very person is rendered between the source's parameters and the driver's
-until the render fits the picture. So nothing has to be learnt and nobody's looks can mislead it; its own error, on
-softened true pictures of known parameters, stands beside every figure.
+synthesis of 3D faces", SIGGRAPH 1999): the very person is rendered at other poses, and between the source's and the
+driver's expression, until the render fits the picture. So nothing has to be learnt and nobody's looks can mislead it;
+its own error, on softened true pictures of known parameters, stands beside every figure.
 
-What it can see is movement along the way from source to driver: of the head, of the mouth (all blendshapes of jaw,
-mouth, cheeks, nose) and of the eyes (lids, brows, gaze), each on its own.
+The head's pose is free. Were it held to the way from source to driver, a head that an edit turned a little too far
+would be taken for another expression. Of the face it can see movement along that way: of the mouth (all blendshapes of
+jaw, mouth, cheeks, nose) and of the eyes (lids, brows, gaze), each on its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,18 +40,27 @@ FIT_SIZE = 128
 SOFT = 1 / 50
 """Sigma of the blur before pictures are compared, in sides: results of a network are softer than renders."""
 STARTS = (0.0, 0.33, 0.67, 1.0)
-STEP, TURNS, LIMIT = 0.15, 6, 0.5
+STEPS = (1.0, 1.0, 1.0, 0.005, 0.0025, 0.0025, 0.2, 0.2)
+"""Differences for derivatives: yaw, pitch, roll in degrees, scale, shifts in picture widths, shares of the way."""
+TURNS = 10
+SHRINK = (1.0, 0.4, 0.15)
+LONGEST = 8.0
+"""Longest stride of a turn, in `STEPS`."""
+GAIN = 1e-4
+"""The fit ends when a turn gains less than this part of the error."""
 DAMPING = 1e-6
 LOW, HIGH = -0.75, 1.75
 CHECK_SEED = 0
+CHECK_POSE = (3.0, 2.0, 2.0, 0.012, 0.006, 0.006)
+"""How far from the way the head of a checked picture is, one standard deviation."""
 
-Way = tuple[float, float, float]
-"""Shares of the way from source to driver: head, mouth, eyes."""
+Face = tuple[float, ...]
+"""Pose [6] as `HeadParams.pose_vector`, then the shares of the way from source to driver: mouth, eyes."""
 
 
 @dataclass(frozen=True)
 class FaceFit:
-    """Reads the way from source to driver off pictures of one person.
+    """Reads pose, and expression on the way from source to driver, off pictures of one person.
 
     Attributes:
         scene: the person. first, second: parameters of source and driver. size: side of the pictures, px.
@@ -59,7 +70,6 @@ class FaceFit:
     first: HeadParams
     second: HeadParams
     size: int
-    _kept: dict[Way, Tensor] = field(default_factory=dict)
 
     @cached_property
     def _paint(self) -> Callable[[HeadParams], Tensor]:
@@ -69,67 +79,69 @@ class FaceFit:
     def _names(self) -> tuple[str, ...]:
         return self.scene.person.template.expression_names
 
-    def params(self, way: Way) -> HeadParams:
-        """Parameters some way from source to driver."""
+    def between(self, head: float, mouth: float, eyes: float) -> Face:
+        """The face at these shares of the way from source to driver."""
+        a, b = self.first.pose_vector(), self.second.pose_vector()
+        return (*(float(v) for v in a + head * (b - a)), mouth, eyes)
+
+    def params(self, face: Face) -> HeadParams:
+        """What to render for a face."""
         from ..training.synthetic.renderer import POSE_NAMES
 
-        head, mouth, eyes = way
+        *pose, mouth, eyes = face
         a, b = self.first, self.second
         shares = [eyes if name.startswith(("eye", "brow")) else mouth for name in self._names]
         mixed = tuple(
             x + share * (y - x) for x, y, share in zip(_weights(a, shares), _weights(b, shares), shares, strict=True)
         )
-        moved = {n: getattr(a, n) + head * (getattr(b, n) - getattr(a, n)) for n in POSE_NAMES}
         gaze = {n: getattr(a, n) + eyes * (getattr(b, n) - getattr(a, n)) for n in ("gaze_yaw", "gaze_pitch")}
-        return replace(a, expression=mixed, **moved, **gaze)
+        return replace(a, expression=mixed, **dict(zip(POSE_NAMES, pose, strict=True)), **gaze)
 
-    def picture(self, way: Way) -> Tensor:
-        """The render some way from source to driver: uint8 [S, S, 3]."""
-        return self._paint(self.params(way))
+    def picture(self, face: Face) -> Tensor:
+        """The render of a face: uint8 [S, S, 3]."""
+        return self._paint(self.params(face))
 
-    def numbers(self, way: Way) -> Array:
-        """`heads.NUMBERS` [7] some way from source to driver."""
-        return face_numbers(self.scene, self.params(way))
+    def numbers(self, face: Face) -> Array:
+        """`heads.NUMBERS` [7] of a face."""
+        return face_numbers(self.scene, self.params(face))
 
-    def measure(self, picture: Tensor) -> Way:
-        """How far on the way a picture [S, S, 3] of any square size lies.
+    def measure(self, picture: Tensor) -> Face:
+        """The face in a picture [S, S, 3] of any square size.
 
         The best of a grid, then Gauss-Newton with differences for derivatives.
         """
         goal = soften(picture, self.size)
-        grid: list[Way] = [(head, face, face) for head in STARTS for face in (0.0, 1.0)]
-        best = min(grid, key=lambda way: self._error(way, goal))
-        error = self._error(best, goal)
+        error, best = min((_error(render, goal), face) for face, render in self._grid.items())
         for _ in range(TURNS):
-            step = self._newton(best, goal)
-            for shrink in (1.0, 0.4):
+            before, step = error, self._newton(best, goal)
+            for shrink in SHRINK:
                 tried = _moved(best, shrink * step)
-                if (found := self._error(tried, goal)) < error:
+                if (found := _error(self._soft(tried), goal)) < error:
                     best, error = tried, found
                     break
-            else:
+            if error > (1.0 - GAIN) * before:
                 break
         return best
 
-    def _newton(self, way: Way, goal: Tensor) -> Array:
-        here = self._soft(way)
-        columns = []
-        for i in range(3):
-            shift = np.zeros(3, np.float32)
-            shift[i] = STEP
-            columns.append((self._soft(_moved(way, shift)) - here).flatten() / STEP)
-        jacobian = torch.stack(columns, 1).double()
-        normal = jacobian.T @ jacobian / len(jacobian) + DAMPING * torch.eye(3, dtype=torch.float64)
+    @cached_property
+    def _grid(self) -> dict[Face, Tensor]:
+        faces = [self.between(head, face, face) for head in STARTS for face in (0.0, 1.0)]
+        return {face: self._soft(face) for face in faces}
+
+    def _newton(self, face: Face, goal: Tensor) -> Array:
+        here = self._soft(face)
+        sides = [self._soft(_moved(face, np.diag(STEPS)[i])) for i in range(len(STEPS))]
+        jacobian = torch.stack([(side - here).flatten() for side in sides], 1).double()
+        normal = jacobian.T @ jacobian / len(jacobian) + DAMPING * torch.eye(len(STEPS), dtype=torch.float64)
         step = torch.linalg.solve(normal, jacobian.T @ (goal - here).flatten().double() / len(jacobian))
-        return np.asarray(step.clamp(-LIMIT, LIMIT).numpy(), np.float32)
+        return np.asarray(step.clamp(-LONGEST, LONGEST).numpy() * STEPS, np.float32)
 
-    def _error(self, way: Way, goal: Tensor) -> float:
-        return float((self._soft(way) - goal).square().mean())
+    def _soft(self, face: Face) -> Tensor:
+        return soften(self.picture(face), self.size)
 
-    def _soft(self, way: Way) -> Tensor:
-        if way not in self._kept:
-            self._kept[way] = soften(self.picture(way), self.size)
-        return self._kept[way]
+
+def _error(found: Tensor, goal: Tensor) -> float:
+    return float((found - goal).square().mean())
 
 
 def soften(picture: Tensor, size: int) -> Tensor:
@@ -162,7 +174,7 @@ class Changes:
 
 
 def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None) -> Changes:
-    """Fit every expression edit and pose edit of these people (about a second a picture)."""
+    """Fit every expression edit and pose edit of these people (a second or two a picture)."""
     total = sum(len(one.cases) for one in people)
     rows: list[dict[str, Array]] = []
     with (reporter or Silent()).stage("measure leaks", total) as count:
@@ -176,20 +188,20 @@ def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None) 
 
 def _person_changes(one: Edited, number: int) -> list[dict[str, Array]]:
     rng = np.random.default_rng([HELD_OUT, CHECKS, CHECK_SEED, number])
-    size = min(one.cases.source.shape[1], FIT_SIZE)
+    size = one.cases.source.shape[1]
+    picture = painter(one.cases.scene, size)
     fits: dict[tuple[HeadParams, HeadParams], FaceFit] = {}
     rows = []
     for i, (first, second) in enumerate(one.cases.params):
-        # Both drivers of a case share the renders.
-        fit = fits.setdefault((first, second), FaceFit(one.cases.scene, first, second, size))
-        start = fit.numbers((0.0, 0.0, 0.0))
+        # Both drivers of a case share the renders of the grid.
+        fit = fits.setdefault((first, second), FaceFit(one.cases.scene, first, second, min(size, FIT_SIZE)))
+        start = fit.numbers(fit.between(0.0, 0.0, 0.0))
         row: dict[str, Array] = {role: fit.numbers(fit.measure(one.results[role][i])) - start for role in ROLES}
-        head, mouth, eyes = (float(v) for v in rng.uniform(-0.2, 1.2, 3))
-        known = (head, mouth, eyes)
+        known = _moved(fit.between(*rng.uniform(-0.2, 1.2, 3)), np.append(rng.normal(0.0, CHECK_POSE), (0.0, 0.0)))
         row |= {
-            "asked": fit.numbers((1.0, 1.0, 1.0)) - start,
+            "asked": fit.numbers(fit.between(1.0, 1.0, 1.0)) - start,
             "known": fit.numbers(known) - start,
-            "found": fit.numbers(fit.measure(blurred(fit.picture(known)))) - start,
+            "found": fit.numbers(fit.measure(blurred(picture(fit.params(known))))) - start,
         }
         rows.append(row)
     return rows
@@ -257,9 +269,9 @@ def _weights(params: HeadParams, like: Sequence[float]) -> tuple[float, ...]:
     return (*params.expression, *([0.0] * (len(like) - len(params.expression))))
 
 
-def _moved(way: Way, step: Array) -> Way:
-    head, mouth, eyes = (round(float(np.clip(x + d, LOW, HIGH)), 6) for x, d in zip(way, step, strict=True))
-    return head, mouth, eyes
+def _moved(face: Face, step: npt.NDArray[np.floating[Any]]) -> Face:
+    *pose, mouth, eyes = (float(x + d) for x, d in zip(face, step, strict=True))
+    return (*pose, *(float(np.clip(share, LOW, HIGH)) for share in (mouth, eyes)))
 
 
 def _accuracy(found: Array, known: Array, scale: float) -> dict[str, float | None]:
