@@ -112,6 +112,11 @@ def _widths(channels: Mapping[str, int], size: int) -> dict[int, int]:
     return {int(r): c for r, c in channels.items() if int(r) <= size}
 
 
+Phase = Literal["edit", "flow", "motion"]
+FLOW_SIZE = 32
+"""Largest level of a generator that a `flow` stage trains, px: a face moves smoothly, finer levels add little."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One resolution of progressive growth.
@@ -119,7 +124,9 @@ class Stage:
     Attributes:
         size: side of the pictures in pixels.
         phase: `edit` trains everything on edits; `motion` trains the encoder alone, to tell pose, expression and
-            landmarks of rendered heads. The stage after it starts with motion editing worked out from that.
+            landmarks of rendered heads. The stage after it starts with motion editing worked out from that. `flow`
+            trains encoder and generators up to `FLOW_SIZE` px on true positions alone: at half the cost of a step of
+            edits, since whole pictures are what takes long.
         steps: how many steps it lasts.
         batch: samples a step, over all processes.
         lr: learning rate at its start; 0 takes the optimiser's.
@@ -129,7 +136,7 @@ class Stage:
     steps: int = 800_000
     batch: int = 64
     lr: float = 0.0
-    phase: Literal["edit", "motion"] = "edit"
+    phase: Phase = "edit"
 
 
 @dataclass(frozen=True)

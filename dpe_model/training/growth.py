@@ -1,8 +1,9 @@
-"""Progressive growth: a network for larger pictures that starts out as the function the smaller one was.
+"""Progressive growth: a larger or wider network that starts out as the function the smaller one was.
 
 Lower blocks carry over by resolution. The fresh ones at the top begin as resampling: the encoder's new blocks hand a
 downsampled picture through to the old ones, the generators' new level adds nothing to the up-sampled picture. Their
-remaining weights are random, so all of them can learn at once (after Net2Net, Chen et al. 2016).
+remaining weights are random, so all of them can learn at once (after Net2Net, Chen et al. 2016). New channels of a
+wider layer are random too, and nothing listens to them yet.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..network import BRANCHES, DPENetwork, NetworkConfig
-from ..network.layers import SLOPE, SQRT2, ConvLayer
+from ..network.layers import (
+    SLOPE,
+    SQRT2,
+    ConvLayer,
+    ConvWeight,
+    EqualConv,
+    ModulatedConv,
+    ModulatedProjection,
+)
 from .discriminator import Discriminator
 
 
 def grow(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
-    """A network of a larger size with the blocks of a smaller one; parts at the same size are copied as they are.
+    """A network of a larger size or larger widths with the blocks of a smaller one.
 
     Args:
         network: in its training form.
-        config: the larger network's; same code sizes, same widths at the resolutions both have.
+        config: the larger network's; same code sizes, no narrower at the resolutions both have.
 
     Raises:
         CheckpointError: sizes or widths do not fit.
@@ -31,9 +40,12 @@ def grow(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
     old = network.config
     if (old.style_dim, old.motion_dim) != (config.style_dim, config.motion_dim) or old.size > config.size:
         raise CheckpointError(f"grow: expected a larger network with codes of the same sizes, got {old} -> {config}.")
-    changed = [r for r, c in old.channels.items() if config.channels[r] != c]
-    if changed:
-        raise CheckpointError(f"grow: expected the same widths, but they differ at {changed} px.")
+    narrower = [r for r, c in old.channels.items() if config.channels[r] < c]
+    if narrower:
+        raise CheckpointError(f"grow: expected the same widths or larger ones, but they shrink at {narrower} px.")
+    widths = {r: config.channels[r] for r in old.channels}
+    if widths != dict(old.channels):
+        network = _widen(network, NetworkConfig(old.size, old.style_dim, old.motion_dim, widths))
     while network.config.size < config.size:
         size = network.config.size * 2
         network = _double(network, NetworkConfig(size, config.style_dim, config.motion_dim, config.channels))
@@ -55,6 +67,31 @@ def _double(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
             cast(nn.Module, generator.to_flows[-1].conv).get_parameter("weight").zero_()
             cast(ConvLayer, generator.to_rgbs[-1].conv).conv.weight.zero_()
     return grown
+
+
+def _widen(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
+    wide = DPENetwork(config).to(network.dir.weight.device)
+    narrow = dict(network.named_modules())
+    with torch.no_grad():
+        for name, module in wide.named_modules():
+            convolution = isinstance(module, ConvWeight | EqualConv | ModulatedConv | ModulatedProjection)
+            for key, new in module.named_parameters(recurse=False):
+                old = narrow[name].get_parameter(key)
+                if convolution and key == "weight":
+                    _widen_convolution(new, old)
+                else:
+                    new[tuple(slice(0, n) for n in old.shape)] = old
+    return wide
+
+
+def _widen_convolution(new: Tensor, old: Tensor) -> None:
+    """Put a weight [(1,) out, in, k, k] into a larger one; the old outputs do not read the new inputs.
+
+    Equalised layers divide by sqrt(fan_in), which has grown.
+    """
+    rows, columns = old.shape[-4:-2]
+    new[..., :rows, :, :, :] = 0.0
+    new[..., :rows, :columns, :, :] = old * (new.shape[-3] / columns) ** 0.5
 
 
 def grow_discriminator(discriminator: Discriminator, size: int, channels: dict[int, int]) -> Discriminator:

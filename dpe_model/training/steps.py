@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ..network import DPENetwork
 from ..network.layers import EqualLinear
-from .config import PublishedWeights, TrainConfig
+from .config import Phase, PublishedWeights, TrainConfig
 from .cycle import run_cycle
 from .data import Batch, DataError, PairBatch, SupervisedBatch
 from .discriminator import Discriminator
@@ -64,7 +64,7 @@ class LossModel(nn.Module):
         self.supervision = Supervision(config.supervised, config.pose_branch, perceptual)
         # In a tuple, so that its frozen weights are no part of this module.
         self.frozen = (perceptual,)
-        self.motion_only = False
+        self.phase: Phase = "edit"
 
     def read_motion(self, batch: Batch) -> StepOutput:
         """Losses of a `motion` stage: pose, expression and landmarks read off each picture's code.
@@ -79,10 +79,29 @@ class LossModel(nn.Module):
         shown = {"source": batch.source, "driver": batch.driver}
         return StepOutput(torch.stack(list(terms.values())).sum(), terms, [], [], shown)
 
+    def find_flow(self, batch: Batch) -> StepOutput:
+        """Losses of a `flow` stage: where the generators' lower levels fetch from, and what the codes tell.
+
+        Raises:
+            DataError: pictures of which this is not known.
+        """
+        if not isinstance(batch, SupervisedBatch) or batch.pose_flow is None:
+            raise DataError("A flow stage needs rendered heads with flows: sources of kind synthetic or render.")
+        made = self.supervision.flows(self.network, self.heads, batch)
+        pose, exp = (made.edits.images[b] for b in (self.supervision.pose_branch, self.supervision.exp_branch))
+        truth = made.batch
+        shown = {
+            "source": truth.source, "driver": truth.driver, "moved, pose": pose, "true pose": truth.pose_target,
+            "moved, expr.": exp, "true expr.": truth.exp_target,
+        }  # fmt: skip
+        return StepOutput(torch.stack(list(made.terms.values())).sum(), made.terms, [], [], shown)
+
     def forward(self, batch: Batch, step: int, discriminator: nn.Module | None) -> StepOutput:
         """Losses of a batch at step number `step`."""
-        if self.motion_only:
+        if self.phase == "motion":
             return self.read_motion(batch)
+        if self.phase == "flow":
+            return self.find_flow(batch)
         if isinstance(batch, PairBatch):
             images = run_cycle(self.network, batch.a, batch.b)
             loss = published_loss(images, batch.a, batch.b, self.weights, self.frozen[0], discriminator)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network import BRANCHES, Branch, DPENetwork, Encoding
-from ..network.generator import identity_grid
-from .config import SupervisedWeights
+from ..network.generator import identity_grid, warp
+from .config import FLOW_SIZE, SupervisedWeights
 from .cycle import select
 from .data import SupervisedBatch, shrink_flow
 from .heads import ParameterHeads
@@ -204,26 +204,14 @@ class Supervision:
     ) -> SupervisedStep:
         """Losses of one batch at step number `step`, which decides the occasional ones."""
         weights, n = self.weights, len(batch)
-        batch = _own(batch, round(weights.self_fraction * n))
-        encoded = network.encode(torch.cat((batch.source, batch.driver)))
-        source = select(encoded, slice(0, n))
-        alpha = network.motion(encoded.w)
-        codes = {b: network.branch_code(alpha, b) for b in BRANCHES}
-        truths = {self.pose_branch: self._truth(batch, "pose"), self.exp_branch: self._truth(batch, "exp")}
-
-        terms = self._regression(heads, codes, batch)
-        if weights.picture and batch.landmarks is not None:
-            read = picture_terms(heads, encoded.w, batch.truths()[: 2 * n])
-            terms["picture"] = weights.picture * torch.stack(list(read.values())).sum()
+        batch, source, codes, terms = self._encode(network, heads, batch)
         images: dict[Branch, Tensor] = {}
-        for branch, truth in truths.items():
+        for branch, role in self._roles():
+            truth = self._truth(batch, role)
             image, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], source.features)
             images[branch] = image
-            role = "pose" if branch == self.pose_branch else "exp"
             self._picture_terms(terms, role, image, truth, discriminator)
-            if truth.flow is not None and truth.visible is not None and (weights.flow or weights.mask):
-                flow, mask = flow_loss(maps, truth.flow, truth.visible, weights.flow_region)
-                terms[f"{role}_flow"], terms[f"{role}_mask"] = weights.flow * flow, weights.mask * mask
+            self._flow_terms(terms, role, maps, truth.flow, truth.visible)
 
         both = None
         if _due(step, weights.both_every):
@@ -235,6 +223,48 @@ class Supervision:
         if _due(step + weights.leak_every // 2, weights.leak_every) and weights.leak:
             terms["leak"] = weights.leak * self._leak(network, codes, batch)
         return SupervisedStep(terms, Edits(images, both), batch)
+
+    def flows(self, network: DPENetwork, heads: ParameterHeads, batch: SupervisedBatch) -> SupervisedStep:
+        """Losses of flows and codes alone, up to `FLOW_SIZE` px; the pictures are the source's pixels moved."""
+        n = len(batch)
+        batch, source, codes, terms = self._encode(network, heads, batch)
+        features = tuple(f for f in source.features if f.shape[-1] <= FLOW_SIZE)
+        images: dict[Branch, Tensor] = {}
+        for branch, role in self._roles():
+            _, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], features)
+            self._flow_terms(terms, role, maps, getattr(batch, f"{role}_flow"), getattr(batch, f"{role}_visible"))
+            with torch.no_grad():
+                images[branch], _ = warp(
+                    batch.source, F.interpolate(maps[-1], batch.source.shape[-2:], mode="bilinear")
+                )
+        return SupervisedStep(terms, Edits(images, None), batch)
+
+    def _roles(self) -> tuple[tuple[Branch, str], tuple[Branch, str]]:
+        """Each branch with the name that a batch has for its truth."""
+        return (self.pose_branch, "pose"), (self.exp_branch, "exp")
+
+    def _encode(
+        self, network: DPENetwork, heads: ParameterHeads, batch: SupervisedBatch
+    ) -> tuple[SupervisedBatch, Encoding, dict[Branch, Tensor], dict[str, Tensor]]:
+        """The batch with its share of own drivers, its sources' encoding, all pictures' codes, and the codes' terms."""
+        weights, n = self.weights, len(batch)
+        batch = _own(batch, round(weights.self_fraction * n))
+        encoded = network.encode(torch.cat((batch.source, batch.driver)))
+        alpha = network.motion(encoded.w)
+        codes = {b: network.branch_code(alpha, b) for b in BRANCHES}
+        terms = self._regression(heads, codes, batch)
+        if weights.picture and batch.landmarks is not None:
+            read = picture_terms(heads, encoded.w, batch.truths()[: 2 * n])
+            terms["picture"] = weights.picture * torch.stack(list(read.values())).sum()
+        return batch, select(encoded, slice(0, n)), codes, terms
+
+    def _flow_terms(
+        self, terms: dict[str, Tensor], role: str, maps: list[Tensor], flow: Tensor | None, visible: Tensor | None
+    ) -> None:
+        weights = self.weights
+        if flow is not None and visible is not None and (weights.flow or weights.mask):
+            distance, mask = flow_loss(maps, flow, visible, weights.flow_region)
+            terms[f"{role}_flow"], terms[f"{role}_mask"] = weights.flow * distance, weights.mask * mask
 
     def _again(self, network: DPENetwork, halfway: Encoding, code: Tensor, branch: Branch) -> Tensor:
         return network.generator(branch)(halfway.w + code, halfway.features)

@@ -197,13 +197,13 @@ class Trainer:
         freeze_unused(self.network)
         if config.channels_last:
             to_channels_last(self.network)
-        motion_only = config.stages[index].phase == "motion"
+        phase = config.stages[index].phase
         # The first layer hands the colours through; the generators rely on that later.
-        self.network.enc.net_app.convs[0].requires_grad_(not motion_only)
+        self.network.enc.net_app.convs[0].requires_grad_(phase == "edit")
         self.heads = (heads or ParameterHeads(config.network.style_dim)).to(self.device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.model = LossModel(self.network, self.heads, config, self.perceptual)
-        self.model.motion_only = motion_only
+        self.model.phase = phase
         self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
         self.optimiser = make_optimiser(trainable(self.model), config.optimiser, config.optimiser.generator_every)
         self.discriminator: Discriminator | None = None
@@ -253,7 +253,7 @@ class Trainer:
         with Interruption() as interruption, tqdm(total=config.steps, initial=self.step, disable=hidden) as progress:
             history: list[dict[str, Tensor]] = []
             batches = self._batches()
-            if self.step == 0 and self.model.motion_only:
+            if self.step == 0 and self.model.phase == "motion":
                 self._centre_heads()
             while self.step < config.steps:
                 stage, _ = config.stage_at(self.step)
@@ -297,9 +297,9 @@ class Trainer:
 
     def _advance(self, stage: int) -> None:
         """Go on to the next stage with the averaged network."""
-        after_motion = self.model.motion_only
+        after_motion = self.model.phase == "motion"
         network = self.ema.requires_grad_(True)
-        if after_motion and self.config.stages[stage].phase == "edit":
+        if after_motion and self.config.stages[stage].phase != "motion":
             start_motion(network, self.heads, self._sample_codes(network), self.config.pose_branch)
         self._enter_stage(stage, network, self.heads, self.discriminator)
 
@@ -343,7 +343,8 @@ class Trainer:
     def train_step(self, batch: Batch) -> tuple[StepOutput, dict[str, Tensor]]:
         """One step of generator and discriminator. Returns the last part's output, and the terms over all processes."""
         config = self.config
-        critic = self.critic if self.discriminator is not None and self.step >= config.adversarial_from else None
+        judged = self.model.phase == "edit" and self.step >= config.adversarial_from
+        critic = self.critic if self.discriminator is not None and judged else None
         self._set_rates()
         parts = batch.chunk(config.accumulate)
         outputs: list[StepOutput] = []

@@ -294,9 +294,29 @@ def test_growing_as_a_copy_keeps_the_flow_and_reads_the_picture_at_the_new_size(
     assert torch.corrcoef(torch.stack(inner))[0, 1] > 0.9
 
 
-def test_growing_refuses_other_widths():
-    with pytest.raises(CheckpointError, match="8 px|widths"):
-        grow(DPENetwork(CONFIG), NetworkConfig(32, 8, 4, {4: 8, 8: 16, 16: 8, 32: 8}))
+def test_widening_keeps_the_function_and_lets_the_new_channels_learn():
+    torch.manual_seed(0)
+    small = DPENetwork(CONFIG)
+    wide = grow(small, NetworkConfig(16, 8, 4, {4: 12, 8: 10, 16: 8}))
+    source, driver = images(2, 16), images(2, 16).flip(-1)
+    for branch in ("pose", "exp"):
+        assert torch.allclose(wide(source, driver, branch), small(source, driver, branch), atol=1e-4)
+    wide(source, driver, "exp").square().sum().backward()
+    fresh = wide.dec_exp.convs[1].conv.weight.grad[0, :8, 8:]
+    assert fresh.shape[1] == 2 and fresh.abs().min() > 0
+
+
+def test_widening_and_enlarging_go_together():
+    torch.manual_seed(0)
+    config = NetworkConfig(32, 8, 4, {4: 12, 8: 8, 16: 10, 32: 8})
+    grown = grow(DPENetwork(CONFIG), config)
+    assert grown.config == config
+    assert grown(images(1, 32), images(1, 32), "pose").shape == (1, 3, 32, 32)
+
+
+def test_growing_refuses_narrower_layers_and_other_codes():
+    with pytest.raises(CheckpointError, match="shrink at .8. px"):
+        grow(DPENetwork(CONFIG), NetworkConfig(32, 8, 4, {4: 8, 8: 4, 16: 8, 32: 8}))
     with pytest.raises(CheckpointError, match="same sizes"):
         grow(DPENetwork(CONFIG), NetworkConfig(32, 16, 4, {4: 8, 8: 8, 16: 8, 32: 8}))
 

@@ -1,5 +1,6 @@
 """Motion stages: the optimiser they need, the regression heads, and how motion editing starts out from them."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -130,7 +131,7 @@ def test_a_motion_stage_learns_landmarks_and_the_next_starts_from_it(tmp_path, m
     assert "landmarks" not in lines[30] and "exp_flow" in lines[30]
     # Started from the heads, the code knows the pose at once.
     assert lines[30]["pose_parameters"] < 0.5 * 0.5 * torch.tensor(0.6 / 3**0.5).item()
-    assert trainer.model.motion_only is False
+    assert trainer.model.phase == "edit"
     # The colours' way through the encoder was left alone in the motion stage, and is trained afterwards.
     assert trainer.network.enc.net_app.convs[0].conv.weight.requires_grad
     assert (trainer.network.enc.net_app.convs[0].conv.weight - first).abs().max() < 0.2
@@ -178,3 +179,34 @@ def test_colours_change_alike_in_all_pictures_but_the_drivers():
     assert torch.equal(changed.source, changed.exp_target) and torch.equal(changed.source, changed.pose_target)
     assert not torch.equal(changed.source, changed.driver) and not torch.equal(changed.source, same.source)
     assert recoloured(same, np.random.default_rng(1), 0.0) is same
+
+
+class Shifts(Blobs):
+    """Blobs whose pose edit moves the picture by a quarter to the right; the expression edit leaves it alone."""
+
+    def sample(self, rng, size):
+        batch = super().sample(rng, size)
+        axis = (torch.arange(8) * 2 + 1) / 8 - 1
+        still = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None]
+        moved = still - torch.tensor([0.25, 0.0]).view(1, 2, 1, 1)
+        return dataclasses.replace(batch, pose_flow=moved, exp_flow=still)
+
+
+def test_a_flow_stage_learns_where_to_fetch_from_and_paints_nothing(tmp_path, monkeypatch):
+    trainer = run(tmp_path, monkeypatch, stages=[{"size": 16, "steps": 60, "batch": 4, "phase": "flow"}])
+    monkeypatch.setattr("dpe_model.training.data.open_source", lambda source: Shifts())
+    monkeypatch.setattr("dpe_model.training.supervision.FLOW_SIZE", 8)
+    before = {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
+    trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["pose_flow"] < 0.5 * lines[0]["pose_flow"]
+    assert not any("l1" in name or "edge" in name for name in lines[0])
+    # Levels above and RGB heads are left as they were, and so is the colours' way through the encoder.
+    for name in ("dec_pose.convs.3.conv.weight", "dec_pose.to_rgbs.0.conv.0.weight", "enc.net_app.convs.0.0.weight"):
+        assert torch.equal(before[name], dict(trainer.network.named_parameters())[name]), name
+
+
+def test_a_flow_stage_needs_flows(tmp_path, monkeypatch):
+    trainer = run(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match="flows"):
+        trainer.model.find_flow(PairBatch(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)))
