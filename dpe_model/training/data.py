@@ -400,6 +400,20 @@ def open_source(source: Source) -> Reader:
     raise DataError(f"sources: unknown kind {source.kind!r}.")
 
 
+def _refuse_twins(sources: Sequence[Source]) -> None:
+    """Two folders rendered with one seed hold the same samples: a run would learn from half of what it seems to."""
+    rendered = [s.path for s in sources if s.kind == "synthetic"]
+    firsts: dict[bytes, str] = {}
+    for path in rendered if len(rendered) > 1 else ():
+        first = ShardReader(path).shards[0]["images"].numpy().tobytes()
+        if first in firsts:
+            raise DataError(
+                f"sources: {firsts[first]} and {path} hold the same samples. Render each with a seed of its own, "
+                "or name one and raise its share."
+            )
+        firsts[first] = path
+
+
 @dataclass(frozen=True)
 class Share:
     """Which part of every joint batch a process takes: samples `rank`, `rank + world`, ..."""
@@ -421,6 +435,7 @@ class StepData(Dataset[Batch]):
             raise DataError(f"sources: expected shares of at least 0 and one above, got {shares.tolist()}.")
         self.sources, self.size, self.batch, self.seed, self.share = tuple(sources), size, batch, seed, share
         self.odds = shares / shares.sum()
+        _refuse_twins(sources)
         self.readers: dict[int, Reader] = {}
 
     def __len__(self) -> int:

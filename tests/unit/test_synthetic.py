@@ -14,6 +14,8 @@ import torch.nn.functional as F
 
 pytest.importorskip("numba")
 
+from dpe_model.training.config import Source  # noqa: E402
+from dpe_model.training.data import DataError, Share, StepData  # noqa: E402
 from dpe_model.training.synthetic import (  # noqa: E402  # noqa: E402
     TARGET_NAMES,
     HeadModelError,
@@ -225,6 +227,15 @@ def test_shards_of_other_settings_are_refused(head: Path, tmp_path: Path) -> Non
         shards.ShardDataset(tmp_path / "nothing")
     with pytest.raises(shards.ShardError, match="multiple"):
         shards.SampleOptions(size=33)
+
+
+def test_a_run_refuses_the_same_samples_twice(head: Path, tmp_path: Path) -> None:
+    for folder, seed in (("a", 0), ("b", 1), ("c", 0)):
+        shards.render_shards(head, tmp_path / folder, 1, shards.SampleOptions(size=32, seed=seed), shard_length=1)
+    a, b, c = (Source("synthetic", str(tmp_path / folder)) for folder in "abc")
+    assert StepData((a, b), 32, 1, 0, Share())[0].source.shape == (1, 3, 32, 32)
+    with pytest.raises(DataError, match="hold the same samples"):
+        StepData((a, b, c), 32, 1, 0, Share())
 
 
 def test_the_stream_gives_each_rank_its_own_samples(head: Path, studio: Studio) -> None:
