@@ -85,8 +85,11 @@ def open_studio(head: Path) -> Studio:
 def draw_cases(studio: Studio, seed: int, identity: int, tuples: int, size: int) -> Cases:
     """One held-out person in `tuples` pairs of poses and expressions, each driven by themselves and by somebody else.
 
-    No sensor noise and no JPEG in any picture, so that what should stay is known exactly; blur and tone are drawn.
+    Somebody else's face is framed like the person's own would be, as in training. No sensor noise and no JPEG in any
+    picture, so that what should stay is known exactly; blur and tone are drawn.
     """
+    from ..training.synthetic.renderer import framed_like, landmarks
+
     rng = np.random.default_rng([HELD_OUT, PEOPLE, seed, identity])
     scene = studio.sample_scene(rng)
     picture = painter(scene, size)
@@ -98,7 +101,8 @@ def draw_cases(studio: Studio, seed: int, identity: int, tuples: int, size: int)
         pictures["expression"].append(picture(first.with_expression_of(second)))
         pictures["pose"].append(picture(first.with_pose_of(second)))
         pictures["both"].append(picture(second))
-        pictures["other"].append(painter(studio.sample_scene(rng), size)(second))
+        other = studio.sample_scene(rng)
+        pictures["other"].append(painter(other, size)(framed_like(other, second, landmarks(scene, second))))
         pairs.append((first, second))
     stacks = {name: torch.stack(made) for name, made in pictures.items()}
     twice = {n: torch.cat([stacks[n], stacks[n]]) for n in ("source", "expression", "pose", "both")}

@@ -24,12 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import DPEError, FrameError
 from ..frames import to_network
 from .config import Source
+from .framing import framing
 
 logger = logging.getLogger(__name__)
 
-POSE_OFFSET = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
-POSE_UNIT = (16.0, 9.0, 6.0, 0.06, 0.03, 0.025)
-"""Yaw, pitch, roll in degrees, scale, shift x and y: what counts as zero, and about one standard deviation."""
+POSE_OFFSET = (0.0, 0.0, 0.0, 0.22, 0.0, 0.15)
+POSE_UNIT = (16.0, 9.0, 6.0, 0.03, 0.27, 0.18)
+"""Yaw, pitch, roll in degrees, the face's `framing`: what counts as zero, and about one standard deviation."""
 
 SHAPE_UNIT = 0.2
 GAZE_UNIT = (7.0, 5.0)
@@ -103,7 +104,7 @@ class SupervisedBatch(TensorBatch):
         pose_target: A(p2, e1).
         exp_target: A(p1, e2).
         both_target: A(p2, e2).
-        source_pose, driver_pose: [N, 6] yaw, pitch, roll, scale, shift x, y, in about standard deviations.
+        source_pose, driver_pose: [N, 6] yaw, pitch, roll and `framing`, in about standard deviations.
         source_expression, driver_expression: [N, K] what the expression does to the mean head's landmarks, and gaze,
             likewise.
         pose_flow, exp_flow, both_flow: [N, 2, s, s], s up to S.
@@ -156,7 +157,7 @@ class Reader(Protocol):
 
 
 def pose_units(pose: Tensor) -> Tensor:
-    """Pose parameters [N, 6] in degrees and picture widths -> about standard deviations."""
+    """Yaw, pitch, roll in degrees and framing, [N, 6] -> about standard deviations."""
     return (pose.float() - torch.tensor(POSE_OFFSET)) / torch.tensor(POSE_UNIT)
 
 
@@ -197,18 +198,18 @@ class RenderReader:
         images = torch.from_numpy(made.images())
         flows = torch.from_numpy(np.stack([made.flows[f"{n}_target"] for n in names]))
         visible = torch.from_numpy(np.stack([made.visible[f"{n}_target"] for n in names]))
-        pose = np.stack([p.pose_vector() for p in (made.source_params, made.driver_params)])
+        turn = np.stack([p.pose_vector()[:3] for p in (made.source_params, made.driver_params)])
         gaze = np.stack([p.expression_vector()[-2:] for p in (made.source_params, made.driver_params)])
         shape = torch.from_numpy(np.stack((made.source_shape, made.driver_shape)))
         expression = expression_units(shape, torch.from_numpy(gaze))
         marks = torch.from_numpy(made.landmarks)
-        batch = supervised_from(images, torch.from_numpy(pose), expression, flows, visible, marks, size)
+        batch = supervised_from(images, torch.from_numpy(turn), expression, flows, visible, marks, size)
         return recoloured(batch, rng, self.jitter)
 
 
 def supervised_from(
     images: Tensor,
-    pose: Tensor,
+    turn: Tensor,
     expression: Tensor,
     flows: Tensor | None,
     visible: Tensor | None,
@@ -219,7 +220,7 @@ def supervised_from(
 
     Args:
         images: uint8 [5, S, S, 3]: source, driver, pose, expression and both target.
-        pose: [2, 6] of source and driver, degrees and picture widths.
+        turn: yaw, pitch, roll [2, 3] of source and driver, degrees.
         expression: [2, K], see `expression_units`.
         flows: [3, s, s, 2] of the three targets, or None.
         visible: [3, s, s] in 0..1, or None.
@@ -227,7 +228,8 @@ def supervised_from(
         size: pixels a side wanted; S is a multiple.
     """
     pictures = to_network(images, size)[:, None]
-    poses, expressions = pose_units(pose)[:, None], expression[:, None]
+    framed = torch.from_numpy(framing(landmarks[:2].float().numpy()))
+    poses, expressions = pose_units(torch.cat((turn.float(), framed), 1))[:, None], expression[:, None]
     maps: list[Tensor | None] = [None] * 6
     if flows is not None and visible is not None:
         small, share = shrink_flow(flows.float().permute(0, 3, 1, 2), visible.float()[:, None], size)
@@ -257,12 +259,12 @@ class ShardReader:
     def sample(self, rng: np.random.Generator, size: int) -> SupervisedBatch:
         """One tuple at `size` px."""
         made = self.shards[int(rng.integers(len(self.shards)))]
-        pose = torch.stack((made["source_pose"], made["driver_pose"]))
+        turn = torch.stack((made["source_pose"], made["driver_pose"]))[:, :3]
         shape = torch.stack((made["source_shape"], made["driver_shape"]))
         gaze = torch.stack((made["source_expression"], made["driver_expression"]))[:, -2:]
         expression = expression_units(shape, gaze)
         maps = made["flows"], made["visible"], made["landmarks"]
-        return recoloured(supervised_from(made["images"], pose, expression, *maps, size), rng, self.jitter)
+        return recoloured(supervised_from(made["images"], turn, expression, *maps, size), rng, self.jitter)
 
 
 class ClipReader:

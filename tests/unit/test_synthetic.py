@@ -16,6 +16,7 @@ pytest.importorskip("numba")
 
 from dpe_model.training.config import Source  # noqa: E402
 from dpe_model.training.data import DataError, Share, StepData  # noqa: E402
+from dpe_model.training.framing import STEADY, framing  # noqa: E402
 from dpe_model.training.synthetic import (  # noqa: E402  # noqa: E402
     TARGET_NAMES,
     HeadModelError,
@@ -117,6 +118,24 @@ def test_same_seed_same_sample_other_seed_other_sample(studio: Studio) -> None:
         assert np.array_equal(first.flows[name], again.flows[name])
         assert np.array_equal(first.visible[name], again.visible[name])
     assert not np.array_equal(first.source, other.source)
+
+
+def test_somebody_elses_face_lies_where_the_result_will(studio: Studio) -> None:
+    for seed in range(3):
+        sample = studio.sample_tuple(np.random.default_rng(seed), False, 32)
+        places = framing(sample.landmarks)
+        driver, pose, both = places[1], places[2], places[4]
+        assert driver == pytest.approx(both, abs=1e-4)
+        # The steady landmarks hardly know the expression.
+        assert pose == pytest.approx(both, abs=0.03)
+
+
+def test_framing_against_hand_computed_values() -> None:
+    marks = np.full((2, 68, 2), 9.0, np.float32)
+    marks[:, STEADY] = (0.25, -0.5)
+    marks[1, STEADY[0]] = (0.25 + 1.3, -0.5)  # one of 13: the centre moves by 0.1
+    spread = np.sqrt((1.2**2 + 12 * 0.1**2) / 13)
+    assert framing(marks) == pytest.approx(np.array([[0.0, 0.25, -0.5], [spread, 0.35, -0.5]]), abs=1e-6)
 
 
 def test_pose_and_expression_are_exchanged_apart() -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..framing import framing
 from . import kernels
 from .appearance import Post, Scene, make_background
 from .geometry import NECK_PIVOT, Array, look_along, rotation, rotation_steps
@@ -161,10 +162,24 @@ def project(scene: Scene, params: HeadParams, side: int) -> tuple[Array, Array]:
     return camera, screen
 
 
-def landmarks(scene: Scene, made: Render) -> Array:
+def landmarks(scene: Scene, params: HeadParams) -> Array:
     """The 68 landmarks' places [68, 2] in a picture, -1..1 between its edges, x first; hidden ones included."""
-    marks = made.screen[scene.person.template.landmarks, :2]
-    return (marks * (2.0 / (made.size * made.sub)) - 1.0).astype(np.float32)
+    _, screen = project(scene, params, 2)
+    return (screen[scene.person.template.landmarks, :2] - 1.0).astype(np.float32)
+
+
+def framed_like(scene: Scene, params: HeadParams, wanted: Array) -> HeadParams:
+    """`params` with the scale and the shifts that put this person's face where the landmarks `wanted` [68, 2] lie."""
+    own, goal = framing(landmarks(scene, params)), framing(wanted)
+    zoom = float(goal[0] / own[0])
+    # Shifts are in picture widths, which are 2 of the landmarks' units.
+    x, y = (goal[1:] - zoom * own[1:]) / 2.0
+    return replace(
+        params,
+        scale=zoom * params.scale,
+        shift_x=zoom * params.shift_x + float(x),
+        shift_y=zoom * params.shift_y + float(y),
+    )
 
 
 def _shadow(camera: Array, faces: npt.NDArray[np.int32], direction: Array) -> tuple[Array, Array]:

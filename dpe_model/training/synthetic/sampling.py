@@ -29,7 +29,7 @@ from .appearance import (
 )
 from .geometry import Array, HeadTemplate, ICTFaceKit
 from .person import HairStyle, Outfit, make_person
-from .renderer import HeadParams, Render, correspondence, develop, landmarks, render
+from .renderer import HeadParams, Render, correspondence, develop, framed_like, landmarks, render
 
 Rng = np.random.Generator
 Picture = npt.NDArray[np.uint8]
@@ -46,6 +46,8 @@ TARGET_NAMES = IMAGE_NAMES[2:]
 @dataclass(frozen=True)
 class Tuple:
     """One training sample: person A at (p1, e1), driver D at (p2, e2), and A at every mixture.
+
+    D's face is framed like A's at (p2, e2): see `framing`.
 
     Attributes:
         source: A(p1, e1); driver: D(p2, e2); pose_target: A(p2, e1); exp_target: A(p1, e2); both_target: A(p2, e2);
@@ -276,9 +278,11 @@ class Studio:
         flows, visible = {}, {}
         for name, target in targets.items():
             flows[name], visible[name] = correspondence(scene, target, source)
-        driver = targets["both_target"] if same_person else render(other, second, size, sub)
-        marks = [landmarks(scene, source), landmarks(other, driver)]
-        marks += [landmarks(scene, targets[name]) for name in TARGET_NAMES]
+        driver = targets["both_target"]
+        if not same_person:
+            driver = render(other, framed_like(other, second, landmarks(scene, second)), size, sub)
+        marks = [landmarks(scene, first), landmarks(other, driver.params)]
+        marks += [landmarks(scene, targets[name].params) for name in TARGET_NAMES]
         pictures = {
             name: develop(target.linear, scene.post, rng, degrade=not clean_targets) for name, target in targets.items()
         }
@@ -286,7 +290,7 @@ class Studio:
             source=develop(source.linear, scene.post, rng),
             driver=develop(driver.linear, other.post, rng),
             source_params=first,
-            driver_params=second,
+            driver_params=driver.params,
             flows=flows,
             visible=visible,
             landmarks=np.stack(marks),

@@ -28,7 +28,7 @@ from .sampling import IMAGE_NAMES, TARGET_NAMES, Studio, Tuple
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "shards.json"
 LANDMARKS = 68
 Sample = dict[str, torch.Tensor]
