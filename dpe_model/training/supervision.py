@@ -98,7 +98,7 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float =
 
     Args:
         maps: flow maps [N, 3, r, r] before tanh and sigmoid, by level.
-        flow: true positions [N, 2, s, s]; levels larger than this are not supervised.
+        flow: true positions [N, 2, s, s], enlarged for levels above.
         visible: [N, 1, s, s], 0..1.
         region: how much more the distance counts where a point moves by `MOVED` or more.
 
@@ -110,9 +110,7 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float =
     distances, openings = [], []
     for level in maps:
         size = level.shape[-1]
-        if size > flow.shape[-1]:
-            break
-        wanted, share = shrink_flow(flow, visible, size)
+        wanted, share = shrink_flow(flow, visible, size) if size <= flow.shape[-1] else _enlarged(flow, visible, size)
         grid = torch.tanh(level[:, :2].float()) + identity_grid(size, level.device).permute(0, 3, 1, 2)
         # Each sample by itself, so that splitting a batch over processes does not change the loss.
         portion = _normalised(share)
@@ -120,6 +118,15 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float =
         distances.append(((grid - wanted).abs().mean(1, keepdim=True) * weight).sum())
         openings.append((F.softplus(-level[:, 2:3].float()) * portion).sum())
     return torch.stack(distances).mean(), torch.stack(openings).mean()
+
+
+def _enlarged(flow: Tensor, visible: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Flow and visibility at `size` px; what lies beside something hidden counts as hidden, too."""
+    seen = -F.max_pool2d(-visible, 3, stride=1, padding=1)
+    return (
+        F.interpolate(flow, (size, size), mode="bilinear", align_corners=False),
+        F.interpolate(seen, (size, size), mode="nearest"),
+    )
 
 
 def _normalised(weight: Tensor) -> Tensor:

@@ -166,6 +166,20 @@ def test_flow_loss_is_zero_at_the_true_position_and_counts_in_half_pictures():
     assert moved.item() == pytest.approx(0.25, abs=1e-5)
 
 
+def test_levels_above_the_flow_are_held_to_the_enlarged_one():
+    flow, visible = still_flow(1, 8), torch.ones(1, 1, 8, 8)
+    offset = torch.atanh(still_flow(1, 16) - identity_grid(16, flow.device).permute(0, 3, 1, 2))
+    maps = torch.cat((offset, torch.zeros(1, 1, 16, 16)), 1)
+    visible[..., :, 0] = visible[..., :, -1] = visible[..., 0, :] = visible[..., -1, :] = 0  # no neighbours there
+    assert flow_loss([maps], flow, visible)[0] < 1e-6
+    assert flow_loss([maps], flow + 0.25, visible)[0] == pytest.approx(0.25, abs=1e-5)
+    # Beside what is hidden nothing is asked for.
+    hidden = flow.clone()
+    hidden[..., 4] = 7.0
+    visible[..., 4] = 0.0
+    assert flow_loss([maps], hidden, visible)[0] < 1e-6
+
+
 def test_flow_loss_ignores_hidden_points():
     flow, visible = still_flow(1, 16), torch.zeros(1, 1, 16, 16)
     distance, opening = flow_loss([torch.zeros(1, 3, 8, 8)], flow + 1, visible)
