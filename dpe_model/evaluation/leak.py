@@ -130,7 +130,7 @@ class FaceFit:
 
     def _newton(self, face: Face, goal: Tensor) -> Array:
         here = self._soft(face)
-        sides = [self._soft(_moved(face, np.diag(STEPS)[i])) for i in range(len(STEPS))]
+        sides = [self._soft(_moved(face, shift)) for shift in np.diag(STEPS)]
         jacobian = torch.stack([(side - here).flatten() for side in sides], 1).double()
         normal = jacobian.T @ jacobian / len(jacobian) + DAMPING * torch.eye(len(STEPS), dtype=torch.float64)
         step = torch.linalg.solve(normal, jacobian.T @ (goal - here).flatten().double() / len(jacobian))
