@@ -42,7 +42,10 @@ def grow(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
         raise CheckpointError(f"grow: expected a larger network with codes of the same sizes, got {old} -> {config}.")
     narrower = [r for r, c in old.channels.items() if config.channels[r] < c]
     if narrower:
-        raise CheckpointError(f"grow: expected the same widths or larger ones, but they shrink at {narrower} px.")
+        raise CheckpointError(
+            f"grow: expected the same widths or larger ones, but they shrink at {narrower} px. Give `channels` "
+            f"at least {dict(old.channels)}."
+        )
     widths = {r: config.channels[r] for r in old.channels}
     if widths != dict(old.channels):
         network = _widen(network, NetworkConfig(old.size, old.style_dim, old.motion_dim, widths))

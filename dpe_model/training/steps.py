@@ -18,7 +18,7 @@ from .discriminator import Discriminator
 from .heads import ParameterHeads
 from .losses import PerceptualLoss, discriminator_adversarial, gradient_penalty
 from .published import published_loss
-from .supervision import Supervision, picture_terms
+from .supervision import SupervisedStep, Supervision, picture_terms
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,16 @@ class LossModel(nn.Module):
         if not isinstance(batch, SupervisedBatch) or batch.pose_flow is None:
             raise DataError("A flow stage needs rendered heads with flows: sources of kind synthetic or render.")
         made = self.supervision.flows(self.network, self.heads, batch)
-        pose, exp = (made.edits.images[b] for b in (self.supervision.pose_branch, self.supervision.exp_branch))
-        truth = made.batch
-        shown = {
-            "source": truth.source, "driver": truth.driver, "moved, pose": pose, "true pose": truth.pose_target,
-            "moved, expr.": exp, "true expr.": truth.exp_target,
+        return StepOutput(torch.stack(list(made.terms.values())).sum(), made.terms, [], [], self._shown(made))
+
+    def _shown(self, made: SupervisedStep) -> dict[str, Tensor]:
+        """The pictures of a supervised step beside the true ones."""
+        truth, images = made.batch, made.edits.images
+        return {
+            "source": truth.source, "driver": truth.driver,
+            "pose": images[self.supervision.pose_branch], "true pose": truth.pose_target,
+            "expression": images[self.supervision.exp_branch], "true expr.": truth.exp_target,
         }  # fmt: skip
-        return StepOutput(torch.stack(list(made.terms.values())).sum(), made.terms, [], [], shown)
 
     def forward(self, batch: Batch, step: int, discriminator: nn.Module | None) -> StepOutput:
         """Losses of a batch at step number `step`."""
@@ -113,16 +116,12 @@ class LossModel(nn.Module):
             fakes, reals = [images.pose_exp_end, images.exp_pose_end], [batch.b, batch.a]
             return StepOutput(loss.total, loss.terms, fakes, reals, shown)
         made = self.supervision(self.network, self.heads, batch, step, discriminator)
-        truth, edits = made.batch, made.edits
-        pose, exp = (edits.images[b] for b in (self.supervision.pose_branch, self.supervision.exp_branch))
-        shown = {
-            "source": truth.source, "driver": truth.driver, "pose": pose, "true pose": truth.pose_target,
-            "expression": exp, "true expr.": truth.exp_target,
-        }  # fmt: skip
+        truth, edits, shown = made.batch, made.edits, self._shown(made)
         if edits.both is not None:
             shown |= {"both": edits.both, "true both": truth.both_target}
         total = torch.stack(list(made.terms.values())).sum()
-        return StepOutput(total, made.terms, [pose, exp], [truth.pose_target, truth.exp_target], shown)
+        fakes = [shown["pose"], shown["expression"]]
+        return StepOutput(total, made.terms, fakes, [truth.pose_target, truth.exp_target], shown)
 
 
 class GeneratorStep(nn.Module):
