@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,6 +237,19 @@ def test_shards_hold_the_samples_and_go_on_after_an_interruption(head: Path, stu
     assert data[3]["flows"].shape == (3, 16, 16, 2) and data[3]["visible"].max() <= 1.0
     with pytest.raises(IndexError):
         data[6]
+
+
+def test_rendering_processes_end_with_the_one_that_started_them(head: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dpe_model.training.synthetic.shards", "--head", str(head), "--size", "32"]
+    command += ["--output", str(tmp_path), "--count", "1000000", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while not list(tmp_path.glob("shard-*")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+        process.stdout.read()  # until nobody holds the other end any more
+    assert not list(tmp_path.glob("*.partial.*"))
 
 
 def test_shards_of_other_settings_are_refused(head: Path, tmp_path: Path) -> None:

@@ -229,11 +229,17 @@ class ShardDataset(Dataset[Sample]):
 def _render_some(
     head: Path, folder: Path, numbers: Sequence[int], count: int, length: int, options: SampleOptions
 ) -> None:
-    """Renders the shards of the given numbers; a shard appears under its name only when whole."""
+    """Renders the shards of the given numbers; a shard appears under its name only when whole.
+
+    Ends early when the process that started this one has gone.
+    """
     cv2.setNumThreads(1)
     studio = Studio.load(head)
     expressions = len(studio.template.expression_names)
+    starter = multiprocessing.parent_process()
     for number in numbers:
+        if starter is not None and not starter.is_alive():
+            return
         first = number * length
         indices = range(first, min(first + length, count))
         records = np.stack([to_record(draw(studio, options, i), options, expressions) for i in indices])
