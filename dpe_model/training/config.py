@@ -55,6 +55,10 @@ class SupervisedWeights:
         flow: distance of every flow level from the true correspondence, in half pictures, where that is visible.
         flow_region: how much more the flow counts where the edit moves something, 0 = as anywhere else. An expression
             moves little of the picture.
+        flow_shape: how much the flow's error may not differ between neighbouring points counts beside the error
+            itself. A face that is fetched whole keeps its expression, even where it is put a little wrong.
+        flow_focus: weight of the flow at brows, at eyes and at the mouth, each relative to that of a whole picture in
+            which nothing moves: lids are small. 0 = as anywhere else.
         mask: cross entropy that opens the mask where the source shows the point.
         pose: regression of the pose parameters from the pose branch's code.
         expression: regression of the expression parameters from the expression branch's code.
@@ -63,6 +67,7 @@ class SupervisedWeights:
         leak: pose code that changes with the expression alone, and the reverse.
         leak_every: steps between those; they cost two encodings. 0 = never.
         region: how much more pixels count that the edit changes, 0 = as any other.
+        focus: weight of the pixels of brows, of eyes and of the mouth, likewise.
         self_fraction: share of a batch driven by its own source, whose true picture is the source.
     """
 
@@ -74,6 +79,8 @@ class SupervisedWeights:
     adversarial: float = 0.0
     flow: float = 5.0
     flow_region: float = 0.0
+    flow_shape: float = 0.0
+    flow_focus: float = 0.0
     mask: float = 0.05
     pose: float = 0.5
     expression: float = 0.5
@@ -81,6 +88,7 @@ class SupervisedWeights:
     leak: float = 0.1
     leak_every: int = 4
     region: float = 4.0
+    focus: float = 0.0
     self_fraction: float = 0.125
 
 
@@ -113,8 +121,9 @@ def _widths(channels: Mapping[str, int], size: int) -> dict[int, int]:
 
 
 Phase = Literal["edit", "flow", "motion"]
-FLOW_SIZE = 32
-"""Largest level of a generator that a `flow` stage trains, px: a face moves smoothly, finer levels add little."""
+FLOW_SIZE = 64
+"""Largest level of a generator that a `flow` stage trains, px: lids are too small for coarser ones, and for most of a
+face finer ones add little."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..network import BRANCHES, Branch, DPENetwork, Encoding
 from ..network.generator import identity_grid, warp
 from .config import FLOW_SIZE, SupervisedWeights
 from .cycle import select
-from .data import SupervisedBatch, shrink_flow
+from .data import LANDMARK_UNIT, SupervisedBatch, shrink_flow
 from .heads import ParameterHeads
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
 
@@ -28,6 +28,17 @@ EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
 MOVED = 0.04
 """Displacement that counts as wholly moved, in half pictures (2.6 px of 128)."""
 
+TARGETS = ("pose", "exp", "both")
+"""True pictures, in the order in which a batch has their landmarks, after source and driver."""
+
+PARTS = (range(17, 27), range(36, 48), range(48, 68))
+"""Brows, eyes and mouth in the order of the 300-W annotation: what carries an expression."""
+FOCUS_SIZE = 32
+FOCUS_SIGMA = 0.06
+"""Reach of the focus around a landmark, in half pictures (4 px of 128)."""
+SMALLEST_PART = 0.005
+"""Share of a picture that counts as a part's at least; one that is all but out of it is not made up for."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -35,14 +46,10 @@ class Truth:
 
     Attributes:
         image: [N, 3, S, S].
-        flow: [N, 2, S, S] positions in the source, or None.
-        visible: [N, 1, S, S], or None.
         region: weight [N, 1, S, S] of the pixels, mean 1.
     """
 
     image: Tensor
-    flow: Tensor | None
-    visible: Tensor | None
     region: Tensor
 
 
@@ -79,18 +86,43 @@ def orthogonal_motion(network: DPENetwork) -> None:
                 nn.init.orthogonal_(weight, gain=weight.shape[1] ** 0.5)
 
 
-def region_weight(source: Tensor, target: Tensor, strength: float) -> Tensor:
-    """Weight [N, 1, S, S], mean 1 over a picture: more where the target differs from the source.
+def focus_weight(landmarks: Tensor) -> Tensor:
+    """Where brows, eyes and mouth are, [N, 1, 32, 32], each of the three with mean 1: lids count as much as a mouth.
+
+    Args:
+        landmarks: [N, 136] of the picture, in `LANDMARK_UNIT`.
+    """
+    marks = landmarks.unflatten(1, (-1, 2)) * LANDMARK_UNIT
+    centres = _pixel_centres(marks.new_zeros(1, 2, FOCUS_SIZE, FOCUS_SIZE)).flatten(1).T
+    distances = torch.cdist(centres.expand(len(marks), -1, -1), marks)
+    total = torch.zeros_like(distances[..., 0])
+    for part in PARTS:
+        near = torch.exp(-0.5 * (distances[..., list(part)].amin(2) / FOCUS_SIGMA) ** 2)
+        total += near / near.mean(1, keepdim=True).clamp_min(SMALLEST_PART)
+    return total.reshape(-1, 1, FOCUS_SIZE, FOCUS_SIZE)
+
+
+def region_weight(source: Tensor, target: Tensor, strength: float, focus: Tensor | None = None) -> Tensor:
+    """Weight [N, 1, S, S], mean 1 over a picture: more where the target differs from the source, and by `focus`.
 
     An expression changes few pixels; unweighted, copying the source is nearly right.
     """
     change = (target.float() - source.float()).abs().mean(1, keepdim=True)
     change = F.avg_pool2d(change, 5, stride=1, padding=2, count_include_pad=False)
     weight = 1.0 + strength * (change / 0.15).clamp(max=1.0)
+    if focus is not None:
+        weight = weight + _resized(focus, weight.shape[-1])
     return weight / weight.mean((1, 2, 3), keepdim=True)
 
 
-def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float = 0.0) -> tuple[Tensor, Tensor]:
+def flow_loss(
+    maps: list[Tensor],
+    flow: Tensor,
+    visible: Tensor,
+    region: float = 0.0,
+    shape: float = 0.0,
+    focus: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Flow and mask losses over all levels of a generator.
 
     A level's sampling position is tanh(offset) + linspace(-1, 1, r), read with align_corners=False: in units where the
@@ -101,9 +133,12 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float =
         flow: true positions [N, 2, s, s], enlarged for levels above.
         visible: [N, 1, s, s], 0..1.
         region: how much more the distance counts where a point moves by `MOVED` or more.
+        shape: weight of the difference between the errors of neighbouring points.
+        focus: how much more places of the picture count, [N, 1, f, f].
 
     Returns:
-        Mean L1 distance of the position where the point is visible, in half pictures, averaged over the levels.
+        Mean L1 distance of the position where the point is visible, in half pictures, averaged over the levels; with
+        `shape` times the mean L1 difference of neighbours' errors added.
         Mean cross entropy that asks visible pixels for an open mask. Hidden ones are left alone: the picture is made of
         warped features only, so a closed mask would leave a hole instead of letting the network find a substitute.
     """
@@ -114,10 +149,30 @@ def flow_loss(maps: list[Tensor], flow: Tensor, visible: Tensor, region: float =
         grid = torch.tanh(level[:, :2].float()) + identity_grid(size, level.device).permute(0, 3, 1, 2)
         # Each sample by itself, so that splitting a batch over processes does not change the loss.
         portion = _normalised(share)
-        weight = _normalised(share * (1.0 + region * _moved(wanted))) if region else portion
-        distances.append(((grid - wanted).abs().mean(1, keepdim=True) * weight).sum())
+        stress = 1.0 + region * _moved(wanted)
+        weight = share * (stress if focus is None else stress + _resized(focus, size))
+        error = grid - wanted
+        distance = (error.abs().mean(1, keepdim=True) * _normalised(weight)).sum()
+        distances.append(distance + shape * _difference(error, weight) if shape else distance)
         openings.append((F.softplus(-level[:, 2:3].float()) * portion).sum())
     return torch.stack(distances).mean(), torch.stack(openings).mean()
+
+
+def _difference(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean L1 difference between neighbours in `error` [N, 2, r, r]; the lesser `weight` [N, 1, r, r] counts."""
+    total = error.new_zeros(())
+    for axis in (2, 3):
+        last = error.shape[axis] - 1
+        both = torch.minimum(weight.narrow(axis, 0, last), weight.narrow(axis, 1, last))
+        total = total + (error.diff(dim=axis).abs().mean(1, keepdim=True) * _normalised(both)).sum()
+    return total
+
+
+def _resized(weight: Tensor, size: int) -> Tensor:
+    """A map of weights [N, 1, s, s] at `size` px."""
+    if size < weight.shape[-1]:
+        return F.adaptive_avg_pool2d(weight, size)
+    return weight if size == weight.shape[-1] else F.interpolate(weight, (size, size), mode="bilinear")
 
 
 def _enlarged(flow: Tensor, visible: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -158,7 +213,7 @@ def _own(batch: SupervisedBatch, count: int) -> SupervisedBatch:
 
     still, seen = _still(batch, count)
     changes: dict[str, Tensor | None] = {"driver": swap(batch.driver, batch.source)}
-    for name in ("pose", "exp", "both"):
+    for name in TARGETS:
         changes[f"{name}_target"] = swap(getattr(batch, f"{name}_target"), batch.source)
         changes[f"{name}_flow"] = swap(getattr(batch, f"{name}_flow"), still)
         changes[f"{name}_visible"] = swap(getattr(batch, f"{name}_visible"), seen)
@@ -218,7 +273,7 @@ class Supervision:
             image, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], source.features)
             images[branch] = image
             self._picture_terms(terms, role, image, truth, discriminator)
-            self._flow_terms(terms, role, maps, truth.flow, truth.visible)
+            self._flow_terms(terms, role, maps, batch)
 
         both = None
         if _due(step, weights.both_every):
@@ -239,7 +294,7 @@ class Supervision:
         images: dict[Branch, Tensor] = {}
         for branch, role in self._roles():
             _, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], features)
-            self._flow_terms(terms, role, maps, getattr(batch, f"{role}_flow"), getattr(batch, f"{role}_visible"))
+            self._flow_terms(terms, role, maps, batch)
             with torch.no_grad():
                 images[branch], _ = warp(
                     batch.source, F.interpolate(maps[-1], batch.source.shape[-2:], mode="bilinear")
@@ -265,12 +320,12 @@ class Supervision:
             terms["picture"] = weights.picture * torch.stack(list(read.values())).sum()
         return batch, select(encoded, slice(0, n)), codes, terms
 
-    def _flow_terms(
-        self, terms: dict[str, Tensor], role: str, maps: list[Tensor], flow: Tensor | None, visible: Tensor | None
-    ) -> None:
+    def _flow_terms(self, terms: dict[str, Tensor], role: str, maps: list[Tensor], batch: SupervisedBatch) -> None:
         weights = self.weights
+        flow, visible = getattr(batch, f"{role}_flow"), getattr(batch, f"{role}_visible")
         if flow is not None and visible is not None and (weights.flow or weights.mask):
-            distance, mask = flow_loss(maps, flow, visible, weights.flow_region)
+            focus = _focus(batch, role, weights.flow_focus)
+            distance, mask = flow_loss(maps, flow, visible, weights.flow_region, weights.flow_shape, focus)
             terms[f"{role}_flow"], terms[f"{role}_mask"] = weights.flow * distance, weights.mask * mask
 
     def _again(self, network: DPENetwork, halfway: Encoding, code: Tensor, branch: Branch) -> Tensor:
@@ -278,8 +333,8 @@ class Supervision:
 
     def _truth(self, batch: SupervisedBatch, name: str) -> Truth:
         image = getattr(batch, f"{name}_target")
-        region = region_weight(batch.source, image, self.weights.region)
-        return Truth(image, getattr(batch, f"{name}_flow"), getattr(batch, f"{name}_visible"), region)
+        focus = _focus(batch, name, self.weights.focus)
+        return Truth(image, region_weight(batch.source, image, self.weights.region, focus))
 
     def _picture_terms(
         self,
@@ -331,6 +386,13 @@ def picture_terms(heads: ParameterHeads, w: Tensor, truths: Tensor) -> dict[str,
     wanted = truths.split(heads.dims, 1)
     terms = dict(zip(("pose", "expression", "landmarks"), map(_huber, heads.read(w), wanted), strict=True))
     return {name: EASE[name] * term for name, term in terms.items()}
+
+
+def _focus(batch: SupervisedBatch, name: str, strength: float) -> Tensor | None:
+    """How much more places of a true picture count, by where its landmarks are."""
+    if not strength or batch.landmarks is None:
+        return None
+    return strength * focus_weight(batch.landmarks[:, TARGETS.index(name) - len(TARGETS)])
 
 
 def _due(step: int, every: int) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from dpe_model.network import DPENetwork, NetworkConfig
 from dpe_model.network.generator import identity_grid
 from dpe_model.training.config import SupervisedWeights
 from dpe_model.training.cycle import run_cycle
-from dpe_model.training.data import SupervisedBatch, shrink_flow
+from dpe_model.training.data import LANDMARK_UNIT, SupervisedBatch, expression_units, shrink_flow
 from dpe_model.training.discriminator import Discriminator, minibatch_stddev, stddev_group
 from dpe_model.training.growth import grow, grow_discriminator, start_as_copy
 from dpe_model.training.losses import (
@@ -30,6 +31,7 @@ from dpe_model.training.supervision import (
     ParameterHeads,
     Supervision,
     flow_loss,
+    focus_weight,
     orthogonal_motion,
     region_weight,
     zero_flows,
@@ -230,10 +232,10 @@ def test_a_fresh_network_can_start_as_a_copy_of_its_source():
             assert torch.corrcoef(torch.stack([x.flatten() for x in near]))[0, 1] > 0.9
 
 
-def run_supervision(weights, step=0, pose_branch="pose"):
+def run_supervision(weights, step=0, pose_branch="pose", batch=None):
     torch.manual_seed(0)
     network, heads = DPENetwork(CONFIG), ParameterHeads(8, 6, 5)
-    made = Supervision(weights, pose_branch, None)(network, heads, supervised(), step, None)
+    made = Supervision(weights, pose_branch, None)(network, heads, batch or supervised(), step, None)
     return network, made
 
 
@@ -362,3 +364,82 @@ def test_the_flow_can_count_more_where_something_moves():
     stressed, _ = flow_loss(maps, moved, seen, region=10.0)
     assert stressed > 2 * plain
     assert torch.allclose(flow_loss(maps, wanted, seen, region=10.0)[0], flow_loss(maps, wanted, seen)[0])
+
+
+def test_errors_that_neighbours_share_keep_a_shape():
+    wanted, seen = still_flow(1, 16), torch.ones(1, 1, 16, 16)
+    maps = [torch.atanh(wanted - identity_grid(16, wanted.device).permute(0, 3, 1, 2))]
+    maps = [torch.cat((maps[0], torch.zeros(1, 1, 16, 16)), 1)]
+    shifted, torn = wanted + 0.1, wanted.clone()
+    torn[..., ::2] += 0.2  # as far off on average
+    plain = [flow_loss(maps, w, seen)[0].item() for w in (shifted, torn)]
+    assert plain == pytest.approx([0.1, 0.1], abs=1e-5)
+    assert flow_loss(maps, shifted, seen, shape=2.0)[0].item() == pytest.approx(0.1, abs=1e-5)
+    assert flow_loss(maps, torn, seen, shape=2.0)[0].item() == pytest.approx(0.1 + 2.0 * 0.2, abs=1e-5)
+    # Beside what is hidden nobody's error is known.
+    seen[..., ::2] = 0.0
+    assert flow_loss(maps, torn, seen, shape=2.0)[0].item() == pytest.approx(0.0, abs=1e-5)
+
+
+def marked(left_eye, chin):
+    """Landmarks [1, 136] in their unit: an eye's corner and the chin at these places, the others outside."""
+    marks = torch.full((1, 68, 2), 9.0)
+    marks[0, 36], marks[0, 8] = torch.tensor(left_eye), torch.tensor(chin)
+    return (marks / LANDMARK_UNIT).flatten(1)
+
+
+def test_the_focus_lies_on_what_carries_an_expression():
+    weight = focus_weight(marked((-0.5, -0.25), (0.0, 0.75)))
+    assert weight.shape == (1, 1, 32, 32)
+    row, column = divmod(int(weight.argmax()), 32)
+    axis = (np.arange(32) * 2 + 1) / 32 - 1
+    assert axis[column] == pytest.approx(-0.5, abs=1 / 32) and axis[row] == pytest.approx(-0.25, abs=1 / 32)
+    assert weight[..., 16:, :].max() < 0.01  # the chin does not count
+
+
+def test_small_parts_weigh_as_much_as_large_ones():
+    marks = torch.full((1, 68, 2), 9.0)
+    marks[0, 36:48] = torch.tensor([-0.5, 0.0])
+    lids = focus_weight((marks / LANDMARK_UNIT).flatten(1))
+    marks[0, 36:48] = 9.0
+    marks[0, 48:68, 0], marks[0, 48:68, 1] = torch.linspace(-0.5, 0.5, 20), 0.5
+    mouth = focus_weight((marks / LANDMARK_UNIT).flatten(1))
+    assert lids.mean().item() == pytest.approx(1.0) and mouth.mean().item() == pytest.approx(1.0)
+    assert lids.max() > 2 * mouth.max()
+
+
+def test_flow_and_pixels_count_more_in_focus():
+    focus = 0.2 * focus_weight(marked((-0.5, -0.5), (9.0, 9.0)))
+    wanted, seen = still_flow(1, 16), torch.ones(1, 1, 16, 16)
+    near, far = wanted.clone(), wanted.clone()
+    near[..., 3:5, 3:5] += 0.5
+    far[..., 11:13, 11:13] += 0.5
+    maps = [torch.zeros(1, 3, 16, 16)]
+    base, *found = (flow_loss(maps, w, seen, focus=focus)[0].item() for w in (wanted, near, far))
+    assert found[0] - base > 2 * (found[1] - base) > 0
+    black = torch.zeros(1, 3, 16, 16)
+    region = region_weight(black, black, 2.0, focus)
+    assert region.mean().item() == pytest.approx(1.0) and region[0, 0, 4, 4] > 2 * region[0, 0, 12, 12]
+
+
+@pytest.mark.parametrize("target, other", [("exp", "pose"), ("pose", "exp")])
+def test_each_truth_has_its_own_focus(target, other):
+    plain, moved = supervised(), supervised()
+    places = marked((0.5, 0.5), (9.0, 9.0)).expand(4, -1)
+    rest = marked((-0.5, -0.5), (9.0, 9.0)).expand(4, -1)
+    number = {"pose": 2, "exp": 3}[target]
+    plain = dataclasses.replace(plain, landmarks=torch.stack([rest] * 5, 1))
+    moved = dataclasses.replace(moved, landmarks=torch.stack([places if i == number else rest for i in range(5)], 1))
+    weights = SupervisedWeights(focus=1.0, flow_focus=1.0, self_fraction=0.0)
+    first, second = (run_supervision(weights, 1, batch=batch)[1].terms for batch in (plain, moved))
+    for name in ("l1", "flow"):
+        assert first[f"{target}_{name}"] != second[f"{target}_{name}"]
+        assert first[f"{other}_{name}"] == second[f"{other}_{name}"]
+
+
+def test_parts_of_a_face_count_alike_in_its_expression():
+    shape = torch.zeros(2, 68, 3)
+    shape[0, 36:48], shape[1, 48:] = 0.1, 0.5  # a standard deviation of lids and of a mouth, cm
+    units = expression_units(shape, torch.tensor([[10.0, 0.0], [0.0, 6.0]]))
+    assert units[0, 36 * 3 : 48 * 3].mean().item() == pytest.approx(units[1, 48 * 3 : 68 * 3].mean().item())
+    assert units[0, 204] == units[1, 205] == 1.0
