@@ -55,8 +55,8 @@ class SupervisedWeights:
         flow: distance of every flow level from the true correspondence, in half pictures, where that is visible.
         flow_region: how much more the flow counts where the edit moves something, 0 = as anywhere else. An expression
             moves little of the picture.
-        flow_shape: how much the flow's error may not differ between neighbouring points counts beside the error
-            itself. A face that is fetched whole keeps its expression, even where it is put a little wrong.
+        flow_shape: weight of the differences between neighbouring points' flow errors, relative to that of the errors.
+            A face that is fetched whole keeps its expression, even where it is put a little wrong.
         flow_focus: weight of the flow at brows, at eyes and at the mouth, each relative to that of a whole picture in
             which nothing moves: lids are small. 0 = as anywhere else.
         mask: cross entropy that opens the mask where the source shows the point.

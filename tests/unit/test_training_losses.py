@@ -51,6 +51,12 @@ def still_flow(n, size):
     return torch.stack((x, y))[None].repeat(n, 1, 1, 1)
 
 
+def fetching(positions, mask=0.0):
+    """A level's flow maps [N, 3, r, r] that fetch from these positions [N, 2, r, r]."""
+    offset = torch.atanh(positions - identity_grid(positions.shape[-1], positions.device).permute(0, 3, 1, 2))
+    return torch.cat((offset, torch.full_like(offset[:, :1], mask)), 1)
+
+
 def supervised(n=4, size=16):
     pictures = [images(n, size, s) for s in range(5)]
     flow, seen = still_flow(n, size), torch.ones(n, 1, size, size)
@@ -159,8 +165,7 @@ def test_cycle_makes_each_picture_from_what_its_name_says():
 def test_flow_loss_is_zero_at_the_true_position_and_counts_in_half_pictures():
     size = 16
     flow, visible = still_flow(2, size), torch.ones(2, 1, size, size)
-    offset = torch.atanh(flow - identity_grid(size, flow.device).permute(0, 3, 1, 2))
-    maps = torch.cat((offset, torch.full((2, 1, size, size), 9.0)), 1)
+    maps = fetching(flow, mask=9.0)
     distance, opening = flow_loss([maps], flow, visible)
     assert distance.item() == pytest.approx(0.0, abs=1e-6)
     assert opening.item() < 1e-3
@@ -170,8 +175,7 @@ def test_flow_loss_is_zero_at_the_true_position_and_counts_in_half_pictures():
 
 def test_levels_above_the_flow_are_held_to_the_enlarged_one():
     flow, visible = still_flow(1, 8), torch.ones(1, 1, 8, 8)
-    offset = torch.atanh(still_flow(1, 16) - identity_grid(16, flow.device).permute(0, 3, 1, 2))
-    maps = torch.cat((offset, torch.zeros(1, 1, 16, 16)), 1)
+    maps = fetching(still_flow(1, 16))
     visible[..., :, 0] = visible[..., :, -1] = visible[..., 0, :] = visible[..., -1, :] = 0  # no neighbours there
     assert flow_loss([maps], flow, visible)[0] < 1e-6
     assert flow_loss([maps], flow + 0.25, visible)[0] == pytest.approx(0.25, abs=1e-5)
@@ -368,8 +372,7 @@ def test_the_flow_can_count_more_where_something_moves():
 
 def test_errors_that_neighbours_share_keep_a_shape():
     wanted, seen = still_flow(1, 16), torch.ones(1, 1, 16, 16)
-    maps = [torch.atanh(wanted - identity_grid(16, wanted.device).permute(0, 3, 1, 2))]
-    maps = [torch.cat((maps[0], torch.zeros(1, 1, 16, 16)), 1)]
+    maps = [fetching(wanted)]
     shifted, torn = wanted + 0.1, wanted.clone()
     torn[..., ::2] += 0.2  # as far off on average
     plain = [flow_loss(maps, w, seen)[0].item() for w in (shifted, torn)]
