@@ -239,6 +239,15 @@ def test_shards_hold_the_samples_and_go_on_after_an_interruption(head: Path, stu
         data[6]
 
 
+def test_the_command_renders_what_is_asked_for(head: Path, tmp_path: Path) -> None:
+    asked = ["--size", "32", "--count", "3", "--seed", "4", "--same-person", "1", "--flow-stride", "1"]
+    shards.main(["--head", str(head), "--output", str(tmp_path), "--workers", "1", *asked])
+    data = shards.ShardDataset(tmp_path)
+    assert len(data) == 3 and all(data[i]["same_person"] for i in range(3))
+    assert data[0]["images"].shape == (5, 32, 32, 3) and data[0]["flows"].shape == (3, 32, 32, 2)
+    assert data.manifest["options"]["seed"] == 4
+
+
 def test_rendering_processes_end_with_the_one_that_started_them(head: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dpe_model.training.synthetic.shards", "--head", str(head), "--size", "32"]
     command += ["--output", str(tmp_path), "--count", "1000000", "--workers", "2"]

@@ -333,8 +333,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="seed of all samples")
     parser.add_argument("--same-person", type=float, default=0.5, help="share of samples driven by the same person")
+    parser.add_argument(
+        "--flow-stride",
+        type=int,
+        default=2,
+        help="pixels a side to one kept flow; 1 tells lids apart, at 60 % more disk",
+    )
     given = parser.parse_args(arguments)
-    options = SampleOptions(size=given.size, seed=given.seed, same_person=given.same_person)
+    options = SampleOptions(
+        size=given.size, seed=given.seed, same_person=given.same_person, flow_stride=given.flow_stride
+    )
     logging.basicConfig(level=logging.INFO)
     render_shards(given.head, given.output, given.count, options, given.workers)
 
