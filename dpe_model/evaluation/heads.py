@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EvaluationError
+from ..training.landmarks import BROWS, LEFT_EYE, RIGHT_EYE
 
 if TYPE_CHECKING:
     from ..training.synthetic import HeadParams, Studio
@@ -33,9 +34,7 @@ NUMBERS = (*POSE_NUMBERS, *EXPRESSION_NUMBERS)
 distance of the eyes; height of the brows over the eyes / distance of the eyes. Measured on the mesh before it turns."""
 
 MOUTH_CORNERS, LIPS = (48, 54), (62, 66)
-EYES = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47))
-BROWS = tuple(range(17, 27))
-"""In the order of the 300-W annotation."""
+"""Landmarks by number."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def face_numbers(scene: Scene, params: HeadParams) -> Array:
     weights = np.zeros(len(person.template.expression_names), np.float32)
     weights[: len(params.expression)] = params.expression
     marks = person.deform(weights, params.gaze_yaw, params.gaze_pitch)[person.template.landmarks].astype(np.float64)
-    eyes = [marks[list(eye)] for eye in EYES]
+    eyes = [marks[list(eye)] for eye in (RIGHT_EYE, LEFT_EYE)]
     apart = _distance(eyes[0].mean(0), eyes[1].mean(0))
     width = _distance(*marks[list(MOUTH_CORNERS)])
     lids = [(_distance(e[1], e[5]) + _distance(e[2], e[4])) / (2 * _distance(e[0], e[3])) for e in eyes]

@@ -25,6 +25,7 @@ from ..errors import DPEError, FrameError
 from ..frames import to_network
 from .config import Source
 from .framing import framing
+from .landmarks import BROWS, EYES, JAW, MOUTH, NOSE
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,10 @@ POSE_OFFSET = (0.0, 0.0, 0.0, 0.22, 0.0, 0.15)
 POSE_UNIT = (16.0, 9.0, 6.0, 0.03, 0.27, 0.18)
 """Yaw, pitch, roll in degrees, the face's `framing`: what counts as zero, and about one standard deviation."""
 
-SHAPE_UNITS = (*[0.3] * 17, *[0.2] * 10, *[0.1] * 9, *[0.1] * 12, *[0.5] * 20)
+SHAPE_UNIT = {JAW: 0.3, BROWS: 0.2, NOSE: 0.1, EYES: 0.1, MOUTH: 0.5}
 GAZE_UNIT = (10.0, 6.0)
-"""The same of each landmark's displacement by the expression, cm (jaw, brows, nose, eyes, mouth: were they measured
-alike, lids would hardly count beside a mouth), and of gaze yaw and pitch, degrees."""
+"""The same of a landmark's displacement by the expression, cm, by part (were they measured alike, lids would hardly
+count beside a mouth), and of gaze yaw and pitch, degrees."""
 
 LANDMARK_UNIT = 0.06
 """The same of landmarks' places in a picture, in half pictures."""
@@ -164,8 +165,8 @@ def pose_units(pose: Tensor) -> Tensor:
 
 def expression_units(shape: Tensor, gaze: Tensor) -> Tensor:
     """Landmark displacements [N, 68, 3] cm and gaze [N, 2] degrees -> [N, 206] about standard deviations."""
-    shape = shape.float() / torch.tensor(SHAPE_UNITS)[:, None]
-    return torch.cat((shape.flatten(1), gaze.float() / torch.tensor(GAZE_UNIT)), 1)
+    units = torch.tensor([unit for part, unit in SHAPE_UNIT.items() for _ in part])
+    return torch.cat(((shape.float() / units[:, None]).flatten(1), gaze.float() / torch.tensor(GAZE_UNIT)), 1)
 
 
 def shrink_flow(flow: Tensor, visible: Tensor, size: int) -> tuple[Tensor, Tensor]:

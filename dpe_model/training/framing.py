@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .landmarks import NOSE
+
 Array = npt.NDArray[np.float32]
 
-STEADY = (*range(27, 36), 36, 39, 42, 45)
-"""Of the 68 landmarks (300-W order) those that expressions hardly move: the nose and the corners of the eyes."""
+STEADY = (*NOSE, 36, 39, 42, 45)
+"""Those landmarks that expressions hardly move: the nose and the corners of the eyes."""
 
 
 def framing(landmarks: Array) -> Array:

@@ -16,6 +16,7 @@ from .config import FLOW_SIZE, SupervisedWeights
 from .cycle import select
 from .data import LANDMARK_UNIT, SupervisedBatch, shrink_flow
 from .heads import ParameterHeads
+from .landmarks import BROWS, EYES, MOUTH
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
 
 MASK_OPEN = 3.0
@@ -31,8 +32,8 @@ MOVED = 0.04
 TARGETS = ("pose", "exp", "both")
 """True pictures, in the order in which a batch has their landmarks, after source and driver."""
 
-PARTS = (range(17, 27), range(36, 48), range(48, 68))
-"""Brows, eyes and mouth in the order of the 300-W annotation: what carries an expression."""
+PARTS = (BROWS, EYES, MOUTH)
+"""What carries an expression."""
 FOCUS_SIZE = 32
 FOCUS_SIGMA = 0.06
 """Reach of the focus around a landmark, in half pictures (4 px of 128)."""

@@ -252,12 +252,11 @@ def test_rendering_processes_end_with_the_one_that_started_them(head: Path, tmp_
     command = [sys.executable, "-m", "dpe_model.training.synthetic.shards", "--head", str(head), "--size", "32"]
     command += ["--output", str(tmp_path), "--count", "1000000", "--workers", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
         while not list(tmp_path.glob("shard-*")):
             assert process.poll() is None
             time.sleep(0.1)
         process.kill()
-        process.stdout.read()  # until nobody holds the other end any more
+        process.communicate(timeout=60)  # until nobody holds the other end any more
     assert not list(tmp_path.glob("*.partial.*"))
 
 
