@@ -64,6 +64,10 @@ class SupervisedWeights:
         expression: regression of the expression parameters from the expression branch's code.
         picture: regression of pose, expression and landmarks from the encoder's code `w`, relative to their own
             weights in a `motion` stage.
+        reading: pose, expression and landmarks that the encoder reads off each branch's pictures, against what it reads
+            off the true ones, relative to their weights in a `motion` stage.
+        features: the encoder's features likewise: a perceptual loss that needs no other network's weights.
+        reading_every: steps between those; they cost two encodings, and half the work of teaching them. 0 = never.
         leak: pose code that changes with the expression alone, and the reverse.
         leak_every: steps between those; they cost two encodings. 0 = never.
         region: how much more pixels count that the edit changes, 0 = as any other.
@@ -85,6 +89,9 @@ class SupervisedWeights:
     pose: float = 0.5
     expression: float = 0.5
     picture: float = 0.0
+    reading: float = 0.0
+    features: float = 0.0
+    reading_every: int = 1
     leak: float = 0.1
     leak_every: int = 4
     region: float = 4.0

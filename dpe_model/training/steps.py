@@ -18,7 +18,8 @@ from .discriminator import Discriminator
 from .heads import ParameterHeads
 from .losses import PerceptualLoss, discriminator_adversarial, gradient_penalty
 from .published import published_loss
-from .supervision import SupervisedStep, Supervision, picture_terms
+from .reading import picture_terms
+from .supervision import SupervisedStep, Supervision
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,11 @@ from .data import LANDMARK_UNIT, SupervisedBatch, shrink_flow
 from .heads import ParameterHeads
 from .landmarks import BROWS, EYES, MOUTH
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
+from .reading import encode_frozen, feature_difference, huber, picture_terms, reading_difference
 
 MASK_OPEN = 3.0
 """Logit a fresh mask starts from: 95 % of each feature comes from the source."""
 
-
-EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
-"""Weights of the terms of a picture's regression: an expression is the hardest to see."""
 
 MOVED = 0.04
 """Displacement that counts as wholly moved, in half pictures (2.6 px of 128)."""
@@ -275,6 +273,8 @@ class Supervision:
             images[branch] = image
             self._picture_terms(terms, role, image, truth, discriminator)
             self._flow_terms(terms, role, maps, batch)
+        if _due(step, weights.reading_every) and (weights.reading or weights.features):
+            self._reading_terms(terms, network, heads, images, batch)
 
         both = None
         if _due(step, weights.both_every):
@@ -355,6 +355,30 @@ class Supervision:
         if discriminator is not None and weights.adversarial:
             terms[f"{name}_adversarial"] = weights.adversarial * generator_adversarial(discriminator(image))
 
+    def _reading_terms(
+        self,
+        terms: dict[str, Tensor],
+        network: DPENetwork,
+        heads: ParameterHeads,
+        images: dict[Branch, Tensor],
+        batch: SupervisedBatch,
+    ) -> None:
+        """What the encoder makes of the edited pictures against what it makes of the true ones.
+
+        Both pass the same encoder, so that what it gets wrong cancels, and it is not taught: it could agree with
+        itself by seeing nothing.
+        """
+        made = encode_frozen(network, torch.cat([images[branch] for branch, _ in self._roles()]))
+        with torch.no_grad():
+            true = network.encode(torch.cat([getattr(batch, f"{role}_target") for _, role in self._roles()]))
+        n = len(batch)
+        for i, (_, role) in enumerate(self._roles()):
+            part = slice(i * n, (i + 1) * n)
+            found, wanted = select(made, part), select(true, part)
+            terms[f"{role}_reading"] = self.weights.reading * reading_difference(heads, found.w, wanted.w)
+            if self.weights.features:
+                terms[f"{role}_features"] = self.weights.features * feature_difference(found.features, wanted.features)
+
     def _regression(
         self, heads: ParameterHeads, codes: dict[Branch, Tensor], batch: SupervisedBatch
     ) -> dict[str, Tensor]:
@@ -362,8 +386,8 @@ class Supervision:
         pose = torch.cat((batch.source_pose, batch.driver_pose))
         expression = torch.cat((batch.source_expression, batch.driver_expression))
         return {
-            "pose_parameters": weights.pose * _huber(heads.pose(codes[self.pose_branch]), pose),
-            "expression_parameters": weights.expression * _huber(heads.expression(codes[self.exp_branch]), expression),
+            "pose_parameters": weights.pose * huber(heads.pose(codes[self.pose_branch]), pose),
+            "expression_parameters": weights.expression * huber(heads.expression(codes[self.exp_branch]), expression),
         }
 
     def _leak(self, network: DPENetwork, codes: dict[Branch, Tensor], batch: SupervisedBatch) -> Tensor:
@@ -382,13 +406,6 @@ class Supervision:
         return total
 
 
-def picture_terms(heads: ParameterHeads, w: Tensor, truths: Tensor) -> dict[str, Tensor]:
-    """Regression of what is known of pictures from their codes `w` [N, style_dim]; truths [N, P + K + L]."""
-    wanted = truths.split(heads.dims, 1)
-    terms = dict(zip(("pose", "expression", "landmarks"), map(_huber, heads.read(w), wanted), strict=True))
-    return {name: EASE[name] * term for name, term in terms.items()}
-
-
 def _focus(batch: SupervisedBatch, name: str, strength: float) -> Tensor | None:
     """How much more places of a true picture count, by where its landmarks are."""
     if not strength or batch.landmarks is None:
@@ -398,7 +415,3 @@ def _focus(batch: SupervisedBatch, name: str, strength: float) -> Tensor | None:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _huber(found: Tensor, wanted: Tensor) -> Tensor:
-    return F.smooth_l1_loss(found.float(), wanted)

@@ -27,6 +27,7 @@ from dpe_model.training.losses import (
     load_perceptual,
     pyramid_l1,
 )
+from dpe_model.training.reading import encode_frozen, feature_difference, reading_difference
 from dpe_model.training.supervision import (
     ParameterHeads,
     Supervision,
@@ -446,3 +447,48 @@ def test_parts_of_a_face_count_alike_in_its_expression():
     units = expression_units(shape, torch.tensor([[10.0, 0.0], [0.0, 6.0]]))
     assert units[0, 36 * 3 : 48 * 3].mean().item() == pytest.approx(units[1, 48 * 3 : 68 * 3].mean().item())
     assert units[0, 204] == units[1, 205] == 1.0
+
+
+def test_reading_teaches_the_pictures_and_not_who_reads_them():
+    network, heads = DPENetwork(CONFIG), ParameterHeads(8, 6, 5, 10)
+    pictures = images().requires_grad_()
+    found = encode_frozen(network, pictures)
+    with torch.no_grad():
+        plain = network.encode(pictures)
+    assert torch.equal(found.w, plain.w)
+    loss = reading_difference(heads, found.w, plain.w[[1, 2, 3, 0]])
+    loss = loss + feature_difference(found.features, [f[[1, 2, 3, 0]] for f in plain.features])
+    loss.backward()
+    assert pictures.grad.abs().sum() > 0
+    assert all(p.grad is None for p in (*network.parameters(), *heads.picture.parameters()))
+
+
+def test_readings_differ_by_what_the_heads_tell_apart():
+    heads = ParameterHeads(8, 6, 5, 10)
+    heads.requires_grad_(False)
+    code, step = torch.randn(4, 8), torch.randn(4, 8)
+    assert float(reading_difference(heads, code, code)) == 0.0
+    heads.picture.weight[:6] = 0.0
+    heads.picture.weight[11:] = 0.0
+    # Left is the expression, which counts three times.
+    shown = F.linear(step, heads.picture.effective_weight()[6:11])
+    expected = 3.0 * F.smooth_l1_loss(shown, torch.zeros_like(shown))
+    assert float(reading_difference(heads, code + step, code)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_features_are_compared_relative_to_their_sample_and_level():
+    small, large = torch.rand(2, 3, 8, 8) + 0.1, 100 * torch.rand(2, 3, 4, 4) + 1.0
+    small[1] *= 50.0
+    apart = feature_difference((1.1 * small, 1.1 * large), (small, large))
+    assert float(apart) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_readings_come_when_they_are_due_and_reach_the_generators():
+    weights = SupervisedWeights(reading=1.0, features=0.1, reading_every=2)
+    network, made = run_supervision(weights, 2)
+    names = ("pose_reading", "exp_reading", "pose_features", "exp_features")
+    torch.stack([made.terms[name] for name in names]).sum().backward()
+    for name in ("dec_pose.to_rgbs.1.conv.0.weight", "dec_exp.to_rgbs.1.conv.0.weight"):
+        assert network.get_parameter(name).grad.abs().sum() > 0, name
+    assert not set(names) & run_supervision(weights, 1)[1].terms.keys()
+    assert "exp_features" not in run_supervision(dataclasses.replace(weights, features=0.0), 2)[1].terms

@@ -1,0 +1,63 @@
+"""What the encoder reads off pictures: pose, expression, landmarks.
+
+Off rendered heads, whose truth is known, to teach the encoder; and off edited pictures, to teach the generators what a
+person would see in them. A lid is few pixels, and a mouth that is half as open as it should be is nearly right by its
+pixels: neither is by what is read there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from ..network import DPENetwork, Encoding
+from .heads import ParameterHeads
+
+EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
+"""Weights of the terms of a picture's regression: an expression is the hardest to see."""
+
+
+def picture_terms(heads: ParameterHeads, w: Tensor, truths: Tensor) -> dict[str, Tensor]:
+    """Regression of what is known of pictures from their codes `w` [N, style_dim]; truths [N, P + K + L]."""
+    wanted = truths.split(heads.dims, 1)
+    terms = dict(zip(("pose", "expression", "landmarks"), map(huber, heads.read(w), wanted), strict=True))
+    return {name: EASE[name] * term for name, term in terms.items()}
+
+
+def encode_frozen(network: DPENetwork, images: Tensor) -> Encoding:
+    """Encode pictures [N, 3, S, S] so that gradients reach the pictures, but not the encoder."""
+    weights = {name: value.detach() for name, value in network.enc.named_parameters()}
+    return cast(Encoding, functional_call(network.enc, weights, (images,)))
+
+
+def reading_difference(heads: ParameterHeads, found: Tensor, wanted: Tensor) -> Tensor:
+    """Difference of pose, expression and landmarks as read off two lots of codes `w` [N, style_dim], a scalar.
+
+    Only the codes are taught, not the heads that read them.
+    """
+    apart = F.linear(found - wanted, heads.picture.effective_weight().detach()).split(heads.dims, 1)
+    return torch.stack(
+        [EASE[name] * huber(part, torch.zeros_like(part)) for name, part in zip(EASE, apart, strict=True)]
+    ).sum()
+
+
+def feature_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean L1 difference of feature maps [N, C, r, r] by level, relative to the mean size of the wanted ones."""
+    pairs = zip(found, wanted, strict=True)
+    # Each sample by itself, so that splitting a batch over processes does not change the loss.
+    levels = [(_mean_size(f.float() - w.float()) / _mean_size(w.float()).clamp_min(1e-6)).mean() for f, w in pairs]
+    return torch.stack(levels).mean()
+
+
+def _mean_size(maps: Tensor) -> Tensor:
+    return maps.abs().mean((1, 2, 3))
+
+
+def huber(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean Huber loss, a scalar float32."""
+    return F.smooth_l1_loss(found.float(), wanted)
