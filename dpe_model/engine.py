@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Role
+from .deferred import DeferredMotion
 from .devices import Download, available_bytes, best_chunk, exact_float32, is_out_of_memory, upload
 from .errors import DPEError, FrameError, MotionError
-from .frames import check_frames, from_network, to_network
+from .frames import check_frames, check_square, from_network, to_network
 from .latent import Latent
 from .motion import EditPlan, Motion
 from .network import Branch, DPENetwork, Encoding
-from .network.encoder import concat_encodings
+from .network.encoder import concat_encodings, encoding_bytes
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -135,31 +136,40 @@ class Engine:
 
     # Encoding
 
-    @torch.no_grad()
-    def encode(self, frames: Tensor, fps: float | None = None) -> Latent:
+    def encode(self, frames: Tensor, fps: float | None = None, later: Callable[[], Tensor] | None = None) -> Latent:
         """Source frames [N, S, S, 3] to a latent without edits.
+
+        Args:
+            frames: the source.
+            fps: frames per second, where known.
+            later: measures the frames' motion, alpha [N, M]. Where given, it is called when somebody first looks at the
+                motion, unless the features can be kept: nothing is encoded now that rendering would encode again.
 
         Raises:
             FrameError: frames that the network cannot take.
         """
-        frames = check_frames(frames)
-        kept: list[Encoding] | None = []
-        held = 0
+        frames = check_square(frames)
+        if len(frames) * encoding_bytes(self.checkpoint.config, self.network.compute_dtype) <= self.feature_budget:
+            return self._encode_and_keep(frames, fps)
+        if later is None:
+            return Latent(frames, self.measure([frames], fps))
+        numbers = self.checkpoint.config.motion_dim
+        return Latent(frames, DeferredMotion(later, len(frames), numbers, self.checkpoint.fingerprint, fps))
+
+    @torch.no_grad()
+    def _encode_and_keep(self, frames: Tensor, fps: float | None) -> Latent:
+        kept: list[Encoding] = []
 
         def begin(chunk: Tensor) -> _Begun:
-            nonlocal kept, held
             images = self._images(chunk)
-            encoding = self._encode(images, with_features=kept is not None)
-            if kept is not None:
-                held += encoding.nbytes
-                kept = [*kept, encoding.to(self.storage)] if held <= self.feature_budget else None
+            encoding = self._encode(images, with_features=True)
+            kept.append(encoding.to(self.storage))
             return self._begun_motion(encoding, images)
 
         alphas = list(self._in_order(begin(chunk) for chunk in self._split(frames)))
-        if self._exact is not None:
-            kept = None  # what float32 had to repair is not worth keeping
         motion = Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
-        return Latent(frames, motion, concat_encodings(kept) if kept else None)
+        # What float32 had to repair is not worth keeping.
+        return Latent(frames, motion, concat_encodings(kept) if self._exact is None else None)
 
     @torch.no_grad()
     def measure(self, chunks: Iterable[Tensor], fps: float | None = None) -> Motion:
@@ -205,6 +215,8 @@ class Engine:
         if not roles:
             raise MotionError("render: expected at least one of expression, pose.")
         steps = [(role, latent.plan(role)) for role in roles]
+        for edit in (edit for role in roles for edit in latent.edits(role)):
+            edit.driver.settled()  # now, and not amid a chunk
         if latent.encoding is not None and latent.encoding.dtype == self.network.compute_dtype:
             return self._render_kept(latent.encoding, latent.frames, steps)
         if len(latent.motion) == 1:

@@ -43,6 +43,22 @@ def check_frames(frames: Tensor, name: str = "frames") -> Tensor:
     return frames[..., :3]
 
 
+def check_square(frames: Tensor, name: str = "frames") -> Tensor:
+    """As `check_frames`, of portraits.
+
+    Raises:
+        FrameError: what `check_frames` raises, and for frames that are not square.
+    """
+    frames = check_frames(frames, name)
+    height, width = frames.shape[1:3]
+    if height != width:
+        raise FrameError(
+            f"{name}: expected square pictures of one face, got {width}x{height}. Crop them to the face first "
+            "(node: DPE Crop Portrait; command line: --crop face)."
+        )
+    return frames
+
+
 def to_unit(frames: Tensor) -> Tensor:
     """Frames as float32 in 0..1, [N, H, W, 3]."""
     return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
@@ -61,13 +77,7 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
     Raises:
         FrameError: frames that are not square, or hold NaN or infinite values.
     """
-    frames = check_frames(frames, name)
-    height, width = frames.shape[1:3]
-    if height != width:
-        raise FrameError(
-            f"{name}: expected square pictures of one face, got {width}x{height}. Crop them to the face first "
-            "(node: DPE Crop Portrait; command line: --crop face)."
-        )
+    frames = check_square(frames, name)
     x = frames.to(device)
     x = x.float() / 127.5 - 1.0 if x.dtype == torch.uint8 else x.float() * 2.0 - 1.0
     bad = ~torch.isfinite(x).flatten(1).all(1)
@@ -78,7 +88,7 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
             f"chunk, the first at {first}. Check the node before (a half-precision upscaler or VAE is the usual cause)."
         )
     x = x.clamp_(-1.0, 1.0).permute(0, 3, 1, 2)
-    if height != size:
+    if x.shape[-1] != size:
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(-1.0, 1.0)
     return x.contiguous()
 

@@ -21,7 +21,7 @@ class Latent:
 
     Attributes:
         frames: the source, [N, S, S, 3]; N = 1 is a still, repeated as long as its drivers go.
-        motion: the source's own movement, N frames.
+        motion: the source's own movement, N frames; maybe measured only when it is looked at (`DeferredMotion`).
         encoding: the frames' encoding where it was small enough to keep.
         expression, pose: edits by role, applied in order.
         policy: how drivers of other lengths are fitted.
@@ -54,10 +54,9 @@ class Latent:
             MotionError: the driver was measured with another checkpoint.
         """
         edit.driver.require_checkpoint(self.checkpoint, f"{role} driver")
-        if edit.driver.alpha.shape[1] != self.motion.alpha.shape[1]:
+        if edit.driver.numbers != self.motion.numbers:
             raise MotionError(
-                f"{role} driver: expected {self.motion.alpha.shape[1]} numbers a frame, got "
-                f"{edit.driver.alpha.shape[1]}."
+                f"{role} driver: expected {self.motion.numbers} numbers a frame, got {edit.driver.numbers}."
             )
         edits = (*self.edits(role), edit)
         return replace(self, expression=edits) if role == "expression" else replace(self, pose=edits)

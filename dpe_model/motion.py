@@ -76,6 +76,15 @@ class Motion:
     def __len__(self) -> int:
         return self.alpha.shape[0]
 
+    @property
+    def numbers(self) -> int:
+        """Numbers a frame, M."""
+        return self.alpha.shape[1]
+
+    def settled(self) -> Motion:
+        """The motion with its numbers known: measured now, should that have been put off."""
+        return self
+
     def save(self, path: str | Path) -> None:
         """Write the motion as safetensors; the file appears whole or not at all.
 

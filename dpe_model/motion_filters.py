@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -67,7 +66,7 @@ def smooth_motion(
     if sigma == 0.0 or len(motion) == 1:
         return motion
     values = _FILTERS[method](motion.alpha.numpy().astype(np.float64), sigma)
-    return replace(motion, alpha=torch.from_numpy(values.astype(np.float32)))
+    return Motion(torch.from_numpy(values.astype(np.float32)), motion.checkpoint, motion.fps, motion.times)
 
 
 def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:

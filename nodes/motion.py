@@ -55,9 +55,15 @@ class EncodeMotion(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: host.LoadedModel, image: torch.Tensor, fps: float = 0.0) -> io.NodeOutput:
-        """Encode every frame once."""
-        engine = host.engine(model, host.Progress(len(image)))
-        latent = engine.encode(image, fps or None)
+        """Encode every frame once.
+
+        Of a clip too long for its features to be kept, the motion is measured by the first node that looks at it.
+        """
+
+        def measure() -> torch.Tensor:
+            return host.engine(model, host.Progress(len(image))).measure([image]).alpha
+
+        latent = host.engine(model, host.Progress(len(image))).encode(image, fps or None, measure)
         return io.NodeOutput(latent, latent.motion)
 
 

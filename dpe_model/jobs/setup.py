@@ -111,7 +111,7 @@ class Drivers:
         edits: dict[Role, Edit] = {}
         for role in self.roles:
             driver = self.driver(role)
-            motion = driver if isinstance(driver, Motion) else motions[driver]  # type: ignore[index]
+            motion = driver.settled() if isinstance(driver, Motion) else motions[driver]  # type: ignore[index]
             strength = self.expression_strength if role == "expression" else self.pose_strength
             edits[role] = Edit(motion, strength, self.mode, self.reference)
         return edits

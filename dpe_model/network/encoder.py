@@ -41,6 +41,12 @@ class Encoding:
         return sum(t.numel() * t.element_size() for t in (self.w, *self.features))
 
 
+def encoding_bytes(config: NetworkConfig, dtype: torch.dtype) -> int:
+    """Memory that one picture's encoding holds, features in `dtype`, in bytes."""
+    features = sum(config.channels[r] * r**2 for r in config.resolutions) * dtype.itemsize
+    return features + config.style_dim * torch.float32.itemsize
+
+
 class ResBlock(nn.Module):
     """Residual block that halves the resolution; the sum is divided by sqrt(2)."""
 

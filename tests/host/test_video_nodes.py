@@ -192,3 +192,27 @@ def test_a_motion_smoothed_and_drawn(comfy: ComfyServer, clips, node):
     prompt["code"]["inputs"].pop("fps")
     with pytest.raises(ComfyError, match="frame rate is unknown"):
         comfy.queue(prompt)
+
+
+def test_a_long_driver_is_measured_where_it_is_looked_at(comfy: ComfyServer, clips, node):
+    """Too long for its features to be kept, it is measured under the node that renders, with the same result."""
+    prompt = {
+        "model": node("DPE_LoadDPEModel"),
+        "driver": node("LoadVideo", file="driver.mp4"),
+        "parts": node("GetVideoComponents", video=["driver", 0]),
+        "again": node("RepeatImageBatch", image=["parts", 0], amount=200 // FRAMES),
+        "still": node("ImageFromBatch", image=["parts", 0], batch_index=0, length=1),
+        "person": node("DPE_EncodeMotion", model=["model", 0], image=["still", 0]),
+    }
+
+    def driven(images: str) -> np.ndarray:
+        graph = prompt | {
+            "code": node("DPE_EncodeMotion", model=["model", 0], image=[images, 0]),
+            "edit": node("DPE_EditLatent", latent=["person", 0], expression=["code", 1]),
+            "render": node("DPE_RenderExpression", model=["model", 0], latent=["edit", 0]),
+            "few": node("ImageFromBatch", image=["render", 0], batch_index=0, length=FRAMES),
+            "save": node("SaveImage", images=["few", 0]),
+        }
+        return np.concatenate([read_pictures(file) for file in comfy.files({"save": comfy.queue(graph)["save"]})])
+
+    assert np.array_equal(driven("again"), driven("parts"))
