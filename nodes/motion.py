@@ -12,12 +12,10 @@ from ..dpe_model.checkpoint import ROLES
 from ..dpe_model.errors import MotionError
 from ..dpe_model.latent import Latent
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Edit, Motion
-from . import host
+from . import host, inputs
 from .sockets import CATEGORY, DPELatent, DPEModel, DPEMotion
 
 MOTION_ENDING = ".motion.safetensors"
-
-STRENGTH_TOOLTIP = "0 = the source's own, 1 = the driver's, between = a mixture, above 1 = exaggerated."
 
 
 class EncodeMotion(io.ComfyNode):
@@ -88,10 +86,8 @@ class EditLatent(io.ComfyNode):
                     "expression", optional=True, tooltip="Whose expression to take. Leave open to keep it."
                 ),
                 DPEMotion.Input("pose", optional=True, tooltip="Whose head pose to take. Leave open to keep it."),
-                io.Float.Input(
-                    "expression_strength", default=1.0, min=-2.0, max=4.0, step=0.01, tooltip=STRENGTH_TOOLTIP
-                ),
-                io.Float.Input("pose_strength", default=1.0, min=-2.0, max=4.0, step=0.01, tooltip=STRENGTH_TOOLTIP),
+                inputs.strength("expression_strength"),
+                inputs.strength("pose_strength"),
                 io.Combo.Input(
                     "mode",
                     options=list(EDIT_MODES),
@@ -101,14 +97,7 @@ class EditLatent(io.ComfyNode):
                         "frame is added to the source's own movement; keeps the source's rest expression and framing."
                     ),
                 ),
-                io.Int.Input(
-                    "reference_frame",
-                    default=0,
-                    min=-100000,
-                    max=100000,
-                    step=1,
-                    tooltip="The driver's frame that counts as its rest, for relative mode. -1 is the last frame.",
-                ),
+                inputs.reference_frame(),
                 io.Combo.Input(
                     "length",
                     options=list(LENGTH_POLICIES),

@@ -12,14 +12,14 @@ from ..dpe_model.errors import FrameError
 from ..dpe_model.frames import check_frames
 from ..dpe_model.portrait import Crop, PasteOptions, Paster
 from ..dpe_model.portrait.parsing import FILE, PAGE, ParsingError
-from ..dpe_model.portrait.paste import COLOUR_MATCH, MASKS
-from . import host
+from ..dpe_model.portrait.paste import MASKS
+from . import host, inputs
+from .inputs import PASTE_DEFAULTS
 from .sockets import CATEGORY, DPECrop
 
 PASTE_CHUNK = 4
 PARSING_FOLDER = "face_parsing"
 PARSING_EXTENSIONS = {".pth", ".pt", ".safetensors"}
-DEFAULTS = PasteOptions()
 
 
 def register_parsing_folder() -> None:
@@ -84,34 +84,10 @@ class PasteBack(io.ComfyNode):
                         "models/face_parsing."
                     ),
                 ),
-                io.Float.Input(
-                    "feather",
-                    default=0.15,
-                    min=0.0,
-                    max=0.5,
-                    step=0.01,
-                    tooltip="Width of the soft edge, in sides of the portrait.",
-                ),
-                io.Float.Input(
-                    "grow",
-                    default=1.0,
-                    min=0.1,
-                    max=4.0,
-                    step=0.01,
-                    tooltip="Size of the face mask: above 1 larger, below 1 smaller.",
-                ),
-                io.Combo.Input(
-                    "colour_match",
-                    options=list(COLOUR_MATCH),
-                    default="none",
-                    tooltip=(
-                        "Give the edit the colours that the frame has under the mask. mean_std: by mean and spread. "
-                        "histogram: tone by tone, stronger."
-                    ),
-                ),
+                *inputs.mask_edge(),
                 io.Float.Input(
                     "detail",
-                    default=DEFAULTS.detail,
+                    default=PASTE_DEFAULTS.detail,
                     min=0.0,
                     max=1.0,
                     step=0.05,
@@ -121,15 +97,7 @@ class PasteBack(io.ComfyNode):
                         "does not look soft in a large frame. 0: the portrait as it is."
                     ),
                 ),
-                io.Float.Input(
-                    "mask_smoothing",
-                    default=DEFAULTS.mask_smoothing,
-                    min=0.0,
-                    max=50.0,
-                    step=0.5,
-                    optional=True,
-                    tooltip="How steady the mask is over time, in frames. Higher if its edge trembles.",
-                ),
+                inputs.mask_smoothing(optional=True),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The full frames with the edit."),
@@ -148,11 +116,11 @@ class PasteBack(io.ComfyNode):
         grow: float,
         colour_match: str,
         mask: torch.Tensor | None = None,
-        detail: float = DEFAULTS.detail,
-        mask_smoothing: float = DEFAULTS.mask_smoothing,
+        detail: float = PASTE_DEFAULTS.detail,
+        mask_smoothing: float = PASTE_DEFAULTS.mask_smoothing,
     ) -> io.NodeOutput:
         """Blend chunk by chunk into one copy of the frames."""
-        automatic = mask_shape if mask is None else DEFAULTS.mask
+        automatic = mask_shape if mask is None else PASTE_DEFAULTS.mask
         options = PasteOptions(
             mask=automatic,
             feather=feather,

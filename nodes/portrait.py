@@ -31,7 +31,7 @@ from ..dpe_model.portrait import (
 from ..dpe_model.portrait.boxes import LAYOUTS
 from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE, ranges
 from ..dpe_model.portrait.track import SELECT
-from . import host
+from . import host, inputs
 from .sockets import CATEGORY, DPECrop
 
 DETECT_CHUNK = 8
@@ -126,14 +126,7 @@ class CropPortrait(io.ComfyNode):
                         "face first comes to position_x, position_y. mask: whose face lies under the mask."
                     ),
                 ),
-                io.Int.Input(
-                    "person_index",
-                    default=0,
-                    min=0,
-                    max=99,
-                    step=1,
-                    tooltip="For person = index: 0 is the one seen longest and largest, 1 the next.",
-                ),
+                inputs.person_index(),
                 io.Combo.Input(
                     "no_face",
                     options=list(NO_FACE),
@@ -152,24 +145,7 @@ class CropPortrait(io.ComfyNode):
                         "which are for non-commercial use."
                     ),
                 ),
-                io.Float.Input(
-                    "position_x",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="For person = position: from the left (0) to the right (1) of the frame.",
-                ),
-                io.Float.Input(
-                    "position_y",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="For person = position: from the top (0) to the bottom (1) of the frame.",
-                ),
+                *inputs.position(optional=True),
                 io.Combo.Input(
                     "boxes_as",
                     options=list(LAYOUTS),
@@ -183,11 +159,7 @@ class CropPortrait(io.ComfyNode):
                     optional=True,
                     tooltip="Overlay of every frame. Off: only of the frame that shows most people.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="For person = mask: white over the person's face, of the full frame; one, or one a frame.",
-                ),
+                inputs.person_mask(),
                 io.MultiType.Input(
                     "boxes",
                     types=[io.BBOX, BoundingBox],

@@ -26,12 +26,12 @@ from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Motion
 from ..dpe_model.portrait import DETECTORS, PasteOptions
 from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..dpe_model.portrait.parsing import FILE
-from ..dpe_model.portrait.paste import COLOUR_MATCH, MASKS
+from ..dpe_model.portrait.paste import MASKS
 from ..dpe_model.portrait.track import SELECT
 from ..dpe_model.video import FrameSource, MemoryFrames, Section, open_frames, write_wav
-from . import host
-from .motion import STRENGTH_TOOLTIP
-from .paste import DEFAULTS, parsing_weights
+from . import host, inputs
+from .inputs import PASTE_DEFAULTS
+from .paste import parsing_weights
 from .sockets import CATEGORY, DPEModel, DPEMotion
 
 EDITS = ("expression", "pose", "both")
@@ -153,7 +153,7 @@ class DriveVideo(io.ComfyNode):
                     default="expression",
                     tooltip="What the driver takes over. After a pose edit the neck may no longer fit.",
                 ),
-                io.Float.Input("strength", default=1.0, min=-2.0, max=4.0, step=0.01, tooltip=STRENGTH_TOOLTIP),
+                inputs.strength(),
                 io.Combo.Input(
                     "mode",
                     options=list(EDIT_MODES),
@@ -163,14 +163,7 @@ class DriveVideo(io.ComfyNode):
                         "frame is added to the person's own movement."
                     ),
                 ),
-                io.Int.Input(
-                    "reference_frame",
-                    default=0,
-                    min=-100000,
-                    max=100000,
-                    step=1,
-                    tooltip="The driver's frame that counts as its rest, for relative mode. -1 is the last frame.",
-                ),
+                inputs.reference_frame(),
                 io.Combo.Input(
                     "length",
                     options=[policy for policy in LENGTH_POLICIES if policy != "trim"],
@@ -209,30 +202,8 @@ class DriveVideo(io.ComfyNode):
                         "whose face first comes to position_x, position_y. mask: whose face lies under the mask."
                     ),
                 ),
-                io.Int.Input(
-                    "person_index",
-                    default=0,
-                    min=0,
-                    max=99,
-                    step=1,
-                    tooltip="For person = index: 0 is the one seen longest and largest, 1 the next.",
-                ),
-                io.Float.Input(
-                    "position_x",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="For person = position: from the left (0) to the right (1) of the frame.",
-                ),
-                io.Float.Input(
-                    "position_y",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="For person = position: from the top (0) to the bottom (1) of the frame.",
-                ),
+                inputs.person_index(),
+                *inputs.position(),
                 io.Combo.Input(
                     "no_face",
                     options=list(NO_FACE),
@@ -263,47 +234,16 @@ class DriveVideo(io.ComfyNode):
                         f"as a parsing network sees it; needs {FILE} in models/face_parsing."
                     ),
                 ),
-                io.Float.Input(
-                    "feather",
-                    default=0.15,
-                    min=0.0,
-                    max=0.5,
-                    step=0.01,
-                    tooltip="Width of the soft edge, in sides of the portrait.",
-                ),
-                io.Float.Input(
-                    "grow",
-                    default=1.0,
-                    min=0.1,
-                    max=4.0,
-                    step=0.01,
-                    tooltip="Size of the face mask: above 1 larger, below 1 smaller.",
-                ),
-                io.Combo.Input(
-                    "colour_match",
-                    options=list(COLOUR_MATCH),
-                    default="none",
-                    tooltip=(
-                        "Give the edit the colours that the frame has under the mask. mean_std: by mean and spread. "
-                        "histogram: tone by tone, stronger."
-                    ),
-                ),
+                *inputs.mask_edge(),
                 io.Float.Input(
                     "detail",
-                    default=DEFAULTS.detail,
+                    default=PASTE_DEFAULTS.detail,
                     min=0.0,
                     max=1.0,
                     step=0.05,
                     tooltip="How much of the frame's fine detail stays where the edit moved nothing.",
                 ),
-                io.Float.Input(
-                    "mask_smoothing",
-                    default=DEFAULTS.mask_smoothing,
-                    min=0.0,
-                    max=50.0,
-                    step=0.5,
-                    tooltip="How steady the mask is over time, in frames. Higher if its edge trembles.",
-                ),
+                inputs.mask_smoothing(),
                 io.Boolean.Input(
                     "match_driver",
                     default=False,
@@ -313,11 +253,7 @@ class DriveVideo(io.ComfyNode):
                         "already. Then scale is not used."
                     ),
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="For person = mask: white over the person's face, of the full frame; one, or one a frame.",
-                ),
+                inputs.person_mask(),
             ],
             outputs=[
                 io.Video.Output(
