@@ -1,8 +1,8 @@
 """What the encoder reads off pictures: pose, expression, landmarks.
 
 Off rendered heads, whose truth is known, to teach the encoder; and off edited pictures, to teach the generators what a
-person would see in them. A lid is few pixels, and a mouth that is half as open as it should be is nearly right by its
-pixels: neither is by what is read there.
+person would see in them. By their pixels a lid that does not move, or a mouth half as open as it should be, are nearly
+right; by what is read there they are not.
 """
 
 from __future__ import annotations

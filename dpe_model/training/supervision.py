@@ -23,7 +23,6 @@ from .reading import encode_frozen, feature_difference, huber, picture_terms, re
 MASK_OPEN = 3.0
 """Logit a fresh mask starts from: 95 % of each feature comes from the source."""
 
-
 MOVED = 0.04
 """Displacement that counts as wholly moved, in half pictures (2.6 px of 128)."""
 
