@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "picture or a folder of frames; default: a bundled clip")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("dpe.mp4"), metavar="PATH", help="its ending says what is "
                         "written: .mp4/.mov/.mkv/.webm, .png/.jpg, none: a folder (default: dpe.mp4)")  # fmt: skip
-    options.add_driver_options(parser, "exp")
+    options.add_driver_options(parser, "expression")
     options.add_crop_when(parser, "--crop", "cut out faces first; auto: where frames are not square (default)")
     parser.add_argument("--no-sound", action="store_true", help="leave the sound out")
     options.add_crop_options(parser)

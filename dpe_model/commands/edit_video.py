@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_edit_options(parser: argparse.ArgumentParser) -> None:
     """What is edited and how, apart from the files and the model."""
-    options.add_driver_options(parser, "exp", ("hold", "loop", "ping_pong"))
+    options.add_driver_options(parser, "expression", ("hold", "loop", "ping_pong"))
     parser.add_argument("--result", choices=RESULTS, default="frame", help="the full frames, or the portrait alone")
     options.add_crop_when(parser, "--driver-crop", "cut out the driver's face first; auto: where it is not square")
     options.add_crop_options(parser)

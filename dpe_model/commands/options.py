@@ -22,7 +22,8 @@ from ..portrait.track import SELECT
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-EDITS = {"exp": ("expression",), "pose": ("pose",), "both": ("expression", "pose")}
+EDITS = {"expression": ("expression",), "exp": ("expression",), "pose": ("pose",), "both": ("expression", "pose")}
+"""What `--edit` means; `exp` as the published scripts say it."""
 
 
 class ProgressBars:

@@ -52,7 +52,7 @@ def drive(files, output, *arguments):
     return run(files, "drive", "--source", files / "source.mp4", "--output", output, *arguments)
 
 
-@pytest.mark.parametrize("edit", ["exp", "pose", "both"])
+@pytest.mark.parametrize("edit", ["expression", "exp", "pose", "both"])
 def test_drive(files, tmp_path, edit):
     assert drive(files, tmp_path / "o.mp4", "--driving", files / "long.mp4", "--edit", edit) == 0
     info = probe(tmp_path / "o.mp4")
@@ -60,9 +60,10 @@ def test_drive(files, tmp_path, edit):
 
 
 def test_edits_differ(files, tmp_path):
-    for edit in ("exp", "pose", "both"):
+    for edit in ("expression", "exp", "pose", "both"):
         drive(files, tmp_path / edit, "--driving", files / "long.mp4", "--edit", edit)
     results = [read_frames(tmp_path / edit) for edit in ("exp", "pose", "both")]
+    assert torch.equal(results[0], read_frames(tmp_path / "expression")), "two words for the same"
     assert not torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
     assert not torch.equal(results[1], results[2])
