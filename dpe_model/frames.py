@@ -85,7 +85,8 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
         first = bad.nonzero().flatten()[:5].tolist()
         raise FrameError(
             f"{name}: expected finite values, found NaN or infinity in {int(bad.sum())} of {len(x)} frames of this "
-            f"chunk, the first at {first}. Check the node before (a half-precision upscaler or VAE is the usual cause)."
+            f"chunk, the first at {first}. Check what made these pictures (a half-precision upscaler or VAE is the "
+            "usual cause)."
         )
     x = x.clamp_(-1.0, 1.0).permute(0, 3, 1, 2)
     if x.shape[-1] != size:

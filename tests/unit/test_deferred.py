@@ -156,3 +156,11 @@ def test_a_video_s_driver_is_measured_before_the_work_begins():
     edits = Drivers(expression=deferred(measure)).edits({})
     assert measure.calls == 1
     assert not isinstance(edits["expression"].driver, DeferredMotion)
+
+
+def test_broken_frames_are_told_from_a_broken_model_wherever_they_are_looked_at():
+    runner, frames = engine(0), clip(3).float().clone()
+    frames[1, 4, 4] = torch.nan
+    driver = encoded(runner, frames).motion
+    with pytest.raises(FrameError, match=r"NaN or infinity in 1 of 3 .* Check what made these pictures"):
+        runner.render(encoded(runner, clip(3)).with_edit("pose", Edit(driver)), "pose")
