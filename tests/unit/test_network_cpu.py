@@ -7,9 +7,19 @@ import torch
 import torch.nn.functional as F
 
 from dpe_model.network import NetworkConfig
-from dpe_model.network.cpu import convolution
+from dpe_model.network.cpu import convolution, winograd
 from dpe_model.network.cpu import network as cpu_network
-from dpe_model.network.cpu.convolution import contract, convolve, convolve_onto, convolve_up, fuses, phases, planar
+from dpe_model.network.cpu.convolution import (
+    contract,
+    convolve,
+    convolve_onto,
+    convolve_up,
+    convolve_up_by_taps,
+    fuses,
+    phases,
+    planar,
+    taps,
+)
 from dpe_model.network.cpu.sampling import upsample, warp
 from dpe_model.network.cpu.winograd import convolve3x3, transform_weight
 from dpe_model.network.encoder import Encoding
@@ -20,7 +30,7 @@ from .tiny import CONFIG, tiny_network
 
 # Wide enough for Winograd's way; with a cache this small the maps from 16 px on go through one by one.
 SMALL_CACHE = 2**16
-WIDE = NetworkConfig(size=64, style_dim=16, motion_dim=3, channels={4: 8, 8: 8, 16: 256, 32: 256, 64: 8})
+WIDE = NetworkConfig(size=64, style_dim=16, motion_dim=3, channels={4: 8, 8: 512, 16: 128, 32: 128, 64: 8})
 
 
 def drawn(*shape, seed=0):
@@ -72,20 +82,34 @@ def test_a_kernel_as_large_as_the_maps(order):
     assert torch.allclose(contract(x, weight), F.conv2d(x, weight).flatten(1), atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [6, convolution.WIDE])
-def test_phases_make_a_transposed_convolution(fusing, channels):
-    x, weight = drawn(2, channels, 5, 5), drawn(4, channels, 3, 3, seed=1) / channels
+def test_phases_and_taps_make_a_transposed_convolution(fusing):
+    x, weight = drawn(2, 6, 5, 4), drawn(4, 6, 3, 3, seed=1)
     expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    assert torch.allclose(convolve_up(last(x), phases(weight)), expected, atol=1e-5)
+    for found in (convolve_up(last(x), phases(weight)), convolve_up_by_taps(last(x), taps(weight))):
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("size", [2, 4, 8, 16, 36])
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (16, 16), (64, 64), (36, 84)], ids=str)
 @pytest.mark.parametrize("pictures", [1, 3])
-def test_winograd(size, pictures):
-    x, weight, bias = drawn(pictures, 6, size, size), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
-    found = convolve3x3(last(x), transform_weight(weight), bias)
-    assert torch.allclose(found, F.conv2d(x, weight, bias, padding=1), atol=1e-4)
+@pytest.mark.parametrize("activate", [True, False])
+@pytest.mark.parametrize("values", [winograd.VALUES, 36])
+def test_winograd(monkeypatch, size, pictures, activate, values):
+    """Also where the tiles of one map, or of several, need more than one go, and the last go is a smaller one."""
+    monkeypatch.setattr(winograd, "VALUES", values)
+    x, weight, bias = drawn(pictures, 6, *size), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
+    found = convolve3x3(last(x), transform_weight(weight), bias, activate)
+    expected = F.conv2d(x, weight, bias, padding=1)
+    assert torch.allclose(found, F.leaky_relu(expected, 0.2) if activate else expected, atol=5e-5)
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_winograd_rounds_as_one_sum_over_all_channels_does():
+    """With the points 0, 1, -1, 2, -2 it is twice as far off."""
+    x, weight = F.leaky_relu(drawn(1, 512, 16, 16), 0.2), drawn(512, 512, 3, 3, seed=1) / (9 * 512) ** 0.5
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    error = (convolve3x3(last(x), transform_weight(weight)) - exact).square().mean().sqrt()
+    assert float(error) < 1.2e-6  # outputs are about 0.7
 
 
 def test_upsampling_is_the_blur(fusing):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ WIDE = 512
 """From so many input channels on, float32 sums run channel block by channel block (the contiguous order): as fast as
 channels-last there, and with a fifth of its rounding error, since that one keeps a single sum over thousands of terms.
 """
+ROWS = 1024
+"""Pixels whose products with all nine taps are held at a time."""
 
 
 def convolve(
@@ -113,7 +116,29 @@ def fuses(dtype: torch.dtype) -> bool:
     )
 
 
-def phases(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def taps(weight: Tensor) -> Tensor:
+    """A 3x3 kernel [out, in, 3, 3] as one matrix, tap by tap: [in, 9 out]."""
+    return weight.permute(1, 2, 3, 0).flatten(1).contiguous()
+
+
+def convolve_up_by_taps(x: Tensor, matrix: Tensor) -> Tensor:
+    """Transposed convolution with stride 2, all taps of a pixel at once: as `convolve_up`, with a matrix from `taps`.
+
+    Where channels are many the adding up costs less than four convolutions lose.
+    """
+    n, channels, h, w = x.shape
+    out = matrix.shape[1] // 9
+    y = x.new_zeros((n, 2 * h + 1, 2 * w + 1, out))
+    pictures = max(1, ROWS // (h * w))
+    for pixels, total in zip(x.permute(0, 2, 3, 1).split(pictures), y.split(pictures), strict=True):
+        products = torch.mm(pixels.reshape(-1, channels), matrix).view(-1, h, w, 3, 3, out)
+        for row in range(3):
+            for column in range(3):
+                total[:, row : row + 2 * h : 2, column : column + 2 * w : 2] += products[:, :, :, row, column]
+    return y.permute(0, 3, 1, 2)
+
+
+def phases(weight: Tensor) -> tuple[Tensor, ...]:
     """A 3x3 kernel [out, in, 3, 3] of a transposed convolution with stride 2 as the kernels of its four phases.
 
     In one dimension output 2k is x[k - 1] w[2] + x[k] w[0], output 2k + 1 is x[k] w[1]. The order is even-even,
@@ -124,11 +149,9 @@ def phases(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return even[0], even[1], odd[0], odd[1]
 
 
-def convolve_up(x: Tensor, kernels: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+def convolve_up(x: Tensor, kernels: Sequence[Tensor]) -> Tensor:
     """Transposed convolution with stride 2, by phases: x [N, in, H, W] -> [N, out, 2H + 1, 2W + 1] channels-last."""
     n, _, h, w = x.shape
-    if x.dtype == torch.float32 and kernels[0].shape[1] >= WIDE:
-        x = planar(x)  # once for all four
     y = x.new_empty((n, 2 * h + 1, 2 * w + 1, kernels[0].shape[0])).permute(0, 3, 1, 2)
     for i, kernel in enumerate(kernels):
         row, column = divmod(i, 2)

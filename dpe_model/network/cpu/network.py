@@ -13,10 +13,11 @@ from torch import Tensor
 from ..config import Branch
 from ..encoder import Encoder, Encoding, ResBlock
 from ..generator import Generator, ToFlow, ToRGB
+from ..generator import warp as warp_few
 from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv
-from .convolution import Pair, contract, convolve, convolve_onto, convolve_up, phases
+from .convolution import WIDE, Pair, contract, convolve, convolve_onto, convolve_up, convolve_up_by_taps, phases, taps
 from .sampling import upsample, warp
-from .winograd import CHANNELS, convolve3x3, transform_weight
+from .winograd import CHANNELS, SIZE, convolve3x3, transform_weight
 
 CACHE = 3 * 2**20
 """Levels whose maps take more bytes than this a picture are gone through picture by picture, the others together."""
@@ -58,17 +59,17 @@ class _Conv:
     transformed: Tensor | None = None
 
     @classmethod
-    def of(cls, layer: ConvLayer) -> _Conv:
+    def of(cls, layer: ConvLayer, size: int = 0) -> _Conv:
+        """A layer for maps of `size` px; 0 where the plain way will do."""
         weight = layer.conv.weight.data
         bias = None if layer.act is None else layer.act.bias.data.flatten()
         blur = cast(Blur, layer.get_submodule("0")) if layer.down else None
-        return cls(weight, bias, layer.stride, layer.pad, layer.activate, blur, _transform(weight, layer.stride))
+        return cls(weight, bias, layer.stride, layer.pad, layer.activate, blur, _transform(weight, size))
 
     def __call__(self, x: Tensor) -> Tensor:
         x = self.blurred(x)
         if self.transformed is not None:
-            x = convolve3x3(x, self.transformed, self.bias)
-            return F.leaky_relu_(x, SLOPE) if self.activate else x
+            return convolve3x3(x, self.transformed, self.bias, self.activate)
         return convolve(x, self.weight, self.bias, self.stride, (self.pad, self.pad), self.activate)
 
     def blurred(self, x: Tensor) -> Tensor:
@@ -80,18 +81,20 @@ class _Conv:
         return convolve(x, kernel, stride=self.blur.stride, padding=pad, groups=x.shape[1])
 
 
-def _transform(weight: Tensor, stride: int) -> Tensor | None:
-    """The weight in Winograd's form, where that is the faster way."""
-    wide = weight.dtype == torch.float32 and weight.shape[1] >= CHANNELS and tuple(weight.shape[2:]) == (3, 3)
-    return transform_weight(weight) if wide and stride == 1 else None
+def _transform(weight: Tensor, size: int) -> Tensor | None:
+    """The weight of a 3x3 convolution with stride 1 in Winograd's form, where that is faster for maps of `size` px."""
+    worth = weight.dtype == torch.float32 and weight.shape[1] >= CHANNELS and size >= SIZE
+    return transform_weight(weight) if worth else None
 
 
 class _Encoder:
     def __init__(self, encoder: Encoder) -> None:
         first, *blocks, last = encoder.net_app.convs
         self.first = _Conv.of(cast(ConvLayer, first))
+        size = 4 << len(blocks)
         self.blocks = [
-            (_Conv.of(b.conv1), _Conv.of(b.conv2), _Conv.of(b.skip)) for b in cast(list[ResBlock], list(blocks))
+            (_Conv.of(b.conv1, size >> i), _Conv.of(b.conv2), _Conv.of(b.skip))
+            for i, b in enumerate(cast(list[ResBlock], list(blocks)))
         ]
         self.last = cast(EqualConv, last).weight.data
 
@@ -156,67 +159,81 @@ def _join(maps: list[Tensor]) -> Tensor:
 
 
 class _Styled:
-    """A folded modulated convolution with bias and activation."""
+    """What folded modulated convolutions with bias and activation have in common."""
 
     def __init__(self, layer: StyledConv) -> None:
         conv = layer.conv
         assert conv.demodulation is not None
-        weight = conv.weight.data[0]
+        self.weight = conv.weight.data[0]
         self.modulation: EqualLinear = conv.modulation
         self.energy: Tensor = conv.demodulation.T
         self.bias: Tensor = layer.activate.bias.data.flatten()
-        self.up = conv.up
-        self.kernel: Tensor | None = conv.blur.kernel if conv.up else None
-        self.transformed = None if conv.up else _transform(weight, 1)
-        self.parts: tuple[Tensor, ...] = phases(weight) if conv.up else (weight,)
-        if self.transformed is not None:
-            self.parts = ()
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
         style = self.modulation(z)
-        demod = torch.rsqrt(style.square() @ self.energy + 1e-8) * SQRT2
-        if self.up:
-            return self._up(x, style, demod)
-        if len(x) == 1 and self._size() <= x.numel():
-            return self._by_weight(x, style[0], demod[0])
-        x = x * _factors(style, x)
-        y = convolve(x, self.parts[0], padding=(1, 1)) if self.parts else convolve3x3(x, self._transformed())
-        return self._finish(y, demod)
+        return self.convolve(x, style, torch.rsqrt(style.square() @ self.energy + 1e-8) * SQRT2)
 
-    def _up(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        if len(x) == 1 and self._size() <= x.numel():
-            a, b, c, d = (_scaled(p, style[0], None) for p in self.parts)
-        else:
-            x = x * _factors(style, x)
-            a, b, c, d = self.parts
-        y = convolve_up(x, (a, b, c, d))
-        assert self.kernel is not None
+    def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
+        """The layer for factors [N, in] of its input's channels and [N, out] of its output's."""
+        raise NotImplementedError
+
+    def finish(self, y: Tensor, demod: Tensor) -> Tensor:
+        """Demodulation, bias and activation of the convolution's maps, in place."""
+        y = torch.addcmul(self.bias.view(1, -1, 1, 1), y, _factors(demod, y), out=y)
+        return F.leaky_relu_(y, SLOPE)
+
+
+class _StyledSame(_Styled):
+    """A convolution to maps of the same size."""
+
+    def __init__(self, layer: StyledConv, size: int) -> None:
+        super().__init__(layer)
+        self.transformed = _transform(self.weight, size)
+
+    def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
+        if _styles_weight(x, self.weight if self.transformed is None else self.transformed):
+            return self._with_styled_weight(x, style[0], demod[0])
+        x = x * _factors(style, x)
+        if self.transformed is not None:
+            return self.finish(convolve3x3(x, self.transformed), demod)
+        return self.finish(convolve(x, self.weight, padding=(1, 1)), demod)
+
+    def _with_styled_weight(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
+        if self.transformed is not None:
+            return convolve3x3(x, self.transformed * (style[:, None] * demod), self.bias, activate=True)
+        return convolve(x, _scaled(self.weight, style, demod), self.bias, padding=(1, 1), activate=True)
+
+
+class _StyledUp(_Styled):
+    """A transposed convolution to maps of twice the size, and its blur."""
+
+    def __init__(self, layer: StyledConv) -> None:
+        super().__init__(layer)
+        self.kernel: Tensor = layer.conv.blur.kernel
+        wide = self.weight.dtype == torch.float32 and self.weight.shape[1] >= WIDE
+        self.taps = taps(self.weight) if wide else None
+        self.phases = () if wide else phases(self.weight)
+
+    def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
+        y = self._double(x, style)
         channels = y.shape[1]
         if len(y) == 1:
             kernel = (self.kernel * demod.view(-1, 1, 1, 1)).to(y.dtype)
             return convolve(y, kernel, self.bias, padding=(1, 1), activate=True, groups=channels)
         kernel = self.kernel.to(y.dtype).expand(channels, 1, 4, 4)
-        return self._finish(convolve(y, kernel, padding=(1, 1), groups=channels), demod)
+        return self.finish(convolve(y, kernel, padding=(1, 1), groups=channels), demod)
 
-    def _by_weight(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        """One picture, whose style and demodulation go into the weights."""
-        if self.parts:
-            return convolve(x, _scaled(self.parts[0], style, demod), self.bias, padding=(1, 1), activate=True)
-        y = convolve3x3(x, self._transformed() * (style[:, None] * demod), self.bias)
-        return F.leaky_relu_(y, SLOPE)
+    def _double(self, x: Tensor, style: Tensor) -> Tensor:
+        if self.taps is not None:
+            return convolve_up_by_taps(x * _factors(style, x), self.taps)
+        if _styles_weight(x, self.weight):
+            return convolve_up(x, tuple(_scaled(p, style[0], None) for p in self.phases))
+        return convolve_up(x * _factors(style, x), self.phases)
 
-    def _finish(self, y: Tensor, demod: Tensor) -> Tensor:
-        factors = _factors(demod, y)
-        y = torch.addcmul(self.bias.view(1, -1, 1, 1), y, factors, out=y)
-        return F.leaky_relu_(y, SLOPE)
 
-    def _size(self) -> int:
-        """Number of weights that a style multiplies."""
-        return sum(p.numel() for p in self.parts) if self.parts else self._transformed().numel()
-
-    def _transformed(self) -> Tensor:
-        assert self.transformed is not None
-        return self.transformed
+def _styles_weight(x: Tensor, weight: Tensor) -> bool:
+    """Whether it is less work to multiply the weight by the style than the maps: of one picture, if they are larger."""
+    return len(x) == 1 and weight.numel() <= x.numel()
 
 
 def _factors(values: Tensor, like: Tensor) -> Tensor:
@@ -244,13 +261,16 @@ class _Heads:
         maps = _project(x, weight).add_(self.flow.bias)
         return maps if previous is None else maps.add_(upsample(previous))
 
-    def picture(self, warped: Tensor, previous: Tensor | None) -> Tensor:
-        """RGB [N, 3, H, W] float32."""
-        layer = self.rgb.conv
-        assert layer.act is not None
-        weight = layer.conv.weight.data[None, :, :, 0, 0].expand(len(warped), -1, -1)
-        rgb = _project(warped, weight).add_(layer.act.bias)
-        rgb = F.leaky_relu_(rgb, SLOPE).add_(self.rgb.bias)
+    def colours(self, features: Tensor) -> Tensor:
+        """The convolution of the RGB head alone: [N, C, H, W] -> [N, 3, H, W] float32."""
+        weight = self.rgb.conv.conv.weight.data[None, :, :, 0, 0]
+        return _project(features, weight.expand(len(features), -1, -1))
+
+    def picture(self, colours: Tensor, previous: Tensor | None) -> Tensor:
+        """What the RGB head makes of warped features' colours [N, 3, H, W], in place: RGB float32."""
+        act = self.rgb.conv.act
+        assert act is not None
+        rgb = F.leaky_relu_(colours.add_(act.bias), SLOPE).add_(self.rgb.bias)
         return rgb if previous is None else rgb.add_(upsample(previous))
 
 
@@ -282,9 +302,12 @@ class _State:
 class _Generator:
     def __init__(self, generator: Generator) -> None:
         self.constant = generator.input.input.data
-        self.start = _Styled(generator.conv1)
-        convs = [_Styled(cast(StyledConv, c)) for c in generator.convs]
-        self.levels = list(zip(convs[0::2], convs[1::2], strict=True))
+        self.start = _StyledSame(generator.conv1, 4)
+        convs = cast(list[StyledConv], list(generator.convs))
+        self.levels = [
+            (_StyledUp(up), _StyledSame(same, 8 << i))
+            for i, (up, same) in enumerate(zip(convs[0::2], convs[1::2], strict=True))
+        ]
         self.heads = [
             _Heads(cast(ToFlow, f), cast(ToRGB, r)) for f, r in zip(generator.to_flows, generator.to_rgbs, strict=True)
         ]
@@ -293,6 +316,9 @@ class _Generator:
         n = len(z)
         large = (i for i, f in enumerate(features) if _is_large(f.shape[1], f.shape[2], f.dtype))
         joint = next(large, len(features))
+        # The last level's features are looked at by the RGB head only, whose convolution may as well go first: three
+        # colours to warp, and for a still source once.
+        features = (*features[:-1], self.heads[-1].colours(features[-1]))
         x = self.constant.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         state = self._run(_State(self.start(x, z)), z, features, range(joint))
         if joint == len(features):
@@ -310,17 +336,26 @@ class _Generator:
 
     def _run(self, state: _State, z: Tensor, features: Sequence[Tensor], levels: range) -> _State:
         for i in levels:
-            state = self._level(i, state, z, features[i])
+            level = self._last_level if i == len(self.levels) - 1 else self._level
+            state = level(i, state, z, features[i])
         return state
 
-    def _level(self, i: int, state: _State, z: Tensor, features: Tensor) -> _State:
+    def _styled(self, i: int, state: _State, z: Tensor) -> tuple[Tensor, Tensor]:
+        """A level's maps after both convolutions, and its flow maps."""
         up, conv = self.levels[i]
         x = conv(up(state.x, z), z)
-        maps = self.heads[i].maps(x, z, state.maps)
+        return x, self.heads[i].maps(x, z, state.maps)
+
+    def _level(self, i: int, state: _State, z: Tensor, features: Tensor) -> _State:
+        x, maps = self._styled(i, state, z)
         warped, keep = warp(features, maps)
-        rgb = self.heads[i].picture(warped, state.rgb)
-        if i < len(self.levels) - 1:
-            x = torch.addcmul(warped, x, keep, out=x)
-        elif x.dtype != torch.float32:  # nothing looks at the last sum, but an overflow of x must not go unseen
+        rgb = self.heads[i].picture(self.heads[i].colours(warped), state.rgb)
+        return _State(torch.addcmul(warped, x, keep, out=x), maps, rgb)
+
+    def _last_level(self, i: int, state: _State, z: Tensor, colours: Tensor) -> _State:
+        x, maps = self._styled(i, state, z)
+        fetched, mask = warp_few(colours.expand(len(z), -1, -1, -1), maps)
+        rgb = self.heads[i].picture(fetched * mask, state.rgb)
+        if x.dtype != torch.float32:  # an overflow of x that tanh and sigmoid hide must not go unseen
             rgb.add_(maps, alpha=0.0)
         return _State(x, maps, rgb)
