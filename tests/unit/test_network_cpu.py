@@ -9,17 +9,8 @@ import torch.nn.functional as F
 from dpe_model.network import NetworkConfig
 from dpe_model.network.cpu import convolution, winograd
 from dpe_model.network.cpu import network as cpu_network
-from dpe_model.network.cpu.convolution import (
-    contract,
-    convolve,
-    convolve_onto,
-    convolve_up,
-    convolve_up_by_taps,
-    fuses,
-    phases,
-    planar,
-    taps,
-)
+from dpe_model.network.cpu.convolution import contract, convolve, convolve_onto, fuses, planar
+from dpe_model.network.cpu.kernels import Phases, Plain, Taps, Winograd, choose, choose_up
 from dpe_model.network.cpu.sampling import upsample, warp
 from dpe_model.network.cpu.winograd import convolve3x3, transform_weight
 from dpe_model.network.encoder import Encoding
@@ -82,12 +73,38 @@ def test_a_kernel_as_large_as_the_maps(order):
     assert torch.allclose(contract(x, weight), F.conv2d(x, weight).flatten(1), atol=1e-5)
 
 
-def test_phases_and_taps_make_a_transposed_convolution(fusing):
-    x, weight = drawn(2, 6, 5, 4), drawn(4, 6, 3, 3, seed=1)
-    expected = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    for found in (convolve_up(last(x), phases(weight)), convolve_up_by_taps(last(x), taps(weight))):
-        assert torch.allclose(found, expected, atol=1e-5)
+@pytest.mark.parametrize("form", [Phases, Taps])
+@pytest.mark.parametrize("shape", [(1, 6, 40, 40), (2, 6, 5, 4)], ids=str)
+def test_forms_of_a_transposed_convolution(fusing, form, shape):
+    """Of one picture, whose style may go into the weight, and of several."""
+    x, weight, style = drawn(*shape), drawn(4, 6, 3, 3, seed=1), drawn(shape[0], 6, seed=2)
+    expected = F.conv_transpose2d(x * style[:, :, None, None], weight.transpose(0, 1), stride=2)
+    found = form(weight)(last(x), style)
+    assert torch.allclose(found, expected, atol=2e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("form", [Plain, Winograd.of])
+@pytest.mark.parametrize("activate", [True, False])
+def test_forms_of_a_convolution_and_their_scaling(fusing, form, activate):
+    x, weight, bias = drawn(3, 6, 8, 12), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
+    by_input, by_output = drawn(6, seed=3), drawn(5, seed=4)
+    scaled = weight * by_input[:, None, None] * by_output[:, None, None, None]
+    for kernel, plain in ((form(weight), weight), (form(weight).scaled(by_input, by_output), scaled)):
+        expected = F.conv2d(x, plain, bias, padding=1)
+        found = kernel(last(x), bias, activate)
+        assert torch.allclose(found, F.leaky_relu(expected, 0.2) if activate else expected, atol=1e-4)
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_which_form_is_chosen():
+    wide, narrow = torch.zeros(8, 512, 3, 3), torch.zeros(8, 64, 3, 3)
+    assert isinstance(choose(wide, 16), Winograd)
+    plain = (choose(narrow, 16), choose(wide, 8), choose(wide, 16, 2, 0), choose(wide.bfloat16(), 16))
+    assert all(isinstance(kernel, Plain) for kernel in (*plain, choose(wide[..., :1, :1], 16, 1, 0)))
+    assert isinstance(choose_up(wide), Taps)
+    assert isinstance(choose_up(narrow), Phases)
+    assert isinstance(choose_up(wide.half()), Phases)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (16, 16), (64, 64), (36, 84)], ids=str)

@@ -21,7 +21,7 @@ WIDE = 512
 channels-last there, and with a fifth of its rounding error, since that one keeps a single sum over thousands of terms.
 """
 ROWS = 1024
-"""Pixels whose products with all nine taps are held at a time."""
+"""Pixels whose products with all nine taps are held at a time, in transposed convolutions by matrix product."""
 
 
 def convolve(
@@ -116,28 +116,6 @@ def fuses(dtype: torch.dtype) -> bool:
     )
 
 
-def taps(weight: Tensor) -> Tensor:
-    """A 3x3 kernel [out, in, 3, 3] as one matrix, tap by tap: [in, 9 out]."""
-    return weight.permute(1, 2, 3, 0).flatten(1).contiguous()
-
-
-def convolve_up_by_taps(x: Tensor, matrix: Tensor) -> Tensor:
-    """Transposed convolution with stride 2, all taps of a pixel at once: as `convolve_up`, with a matrix from `taps`.
-
-    Where channels are many the adding up costs less than four convolutions lose.
-    """
-    n, channels, h, w = x.shape
-    out = matrix.shape[1] // 9
-    y = x.new_zeros((n, 2 * h + 1, 2 * w + 1, out))
-    pictures = max(1, ROWS // (h * w))
-    for pixels, total in zip(x.permute(0, 2, 3, 1).split(pictures), y.split(pictures), strict=True):
-        products = torch.mm(pixels.reshape(-1, channels), matrix).view(-1, h, w, 3, 3, out)
-        for row in range(3):
-            for column in range(3):
-                total[:, row : row + 2 * h : 2, column : column + 2 * w : 2] += products[:, :, :, row, column]
-    return y.permute(0, 3, 1, 2)
-
-
 def phases(weight: Tensor) -> tuple[Tensor, ...]:
     """A 3x3 kernel [out, in, 3, 3] of a transposed convolution with stride 2 as the kernels of its four phases.
 
@@ -157,3 +135,20 @@ def convolve_up(x: Tensor, kernels: Sequence[Tensor]) -> Tensor:
         row, column = divmod(i, 2)
         y[:, :, row::2, column::2] = convolve(x, kernel, padding=(1 - row, 1 - column))
     return y
+
+
+def convolve_up_by_product(x: Tensor, matrix: Tensor) -> Tensor:
+    """As `convolve_up`, all taps of a pixel at once: the 3x3 kernel as a matrix [in, 9 out], by taps, then channels.
+
+    Where channels are many the adding up costs less than four convolutions lose.
+    """
+    n, channels, h, w = x.shape
+    out = matrix.shape[1] // 9
+    y = x.new_zeros((n, 2 * h + 1, 2 * w + 1, out))
+    pictures = max(1, ROWS // (h * w))
+    for pixels, total in zip(x.permute(0, 2, 3, 1).split(pictures), y.split(pictures), strict=True):
+        products = torch.mm(pixels.reshape(-1, channels), matrix).view(-1, h, w, 3, 3, out)
+        for row in range(3):
+            for column in range(3):
+                total[:, row : row + 2 * h : 2, column : column + 2 * w : 2] += products[:, :, :, row, column]
+    return y.permute(0, 3, 1, 2)

@@ -15,9 +15,9 @@ from ..encoder import Encoder, Encoding, ResBlock
 from ..generator import Generator, ToFlow, ToRGB
 from ..generator import warp as warp_few
 from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv
-from .convolution import WIDE, Pair, contract, convolve, convolve_onto, convolve_up, convolve_up_by_taps, phases, taps
+from .convolution import Pair, contract, convolve, convolve_onto
+from .kernels import Kernel, choose, choose_up, factors, styles_weight
 from .sampling import upsample, warp
-from .winograd import CHANNELS, SIZE, convolve3x3, transform_weight
 
 CACHE = 3 * 2**20
 """Levels whose maps take more bytes than this a picture are gone through picture by picture, the others together."""
@@ -50,27 +50,20 @@ class CPUNetwork:
 class _Conv:
     """A folded convolution layer."""
 
-    weight: Tensor
+    kernel: Kernel
     bias: Tensor | None
-    stride: int
-    pad: int
     activate: bool
     blur: Blur | None
-    transformed: Tensor | None = None
 
     @classmethod
-    def of(cls, layer: ConvLayer, size: int = 0) -> _Conv:
-        """A layer for maps of `size` px; 0 where the plain way will do."""
-        weight = layer.conv.weight.data
+    def of(cls, layer: ConvLayer, size: int) -> _Conv:
+        """A layer for maps of `size` px."""
         bias = None if layer.act is None else layer.act.bias.data.flatten()
         blur = cast(Blur, layer.get_submodule("0")) if layer.down else None
-        return cls(weight, bias, layer.stride, layer.pad, layer.activate, blur, _transform(weight, size))
+        return cls(choose(layer.conv.weight.data, size, layer.stride, layer.pad), bias, layer.activate, blur)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = self.blurred(x)
-        if self.transformed is not None:
-            return convolve3x3(x, self.transformed, self.bias, self.activate)
-        return convolve(x, self.weight, self.bias, self.stride, (self.pad, self.pad), self.activate)
+        return self.kernel(self.blurred(x), self.bias, self.activate)
 
     def blurred(self, x: Tensor) -> Tensor:
         """The input after the layer's blur."""
@@ -81,21 +74,16 @@ class _Conv:
         return convolve(x, kernel, stride=self.blur.stride, padding=pad, groups=x.shape[1])
 
 
-def _transform(weight: Tensor, size: int) -> Tensor | None:
-    """The weight of a 3x3 convolution with stride 1 in Winograd's form, where that is faster for maps of `size` px."""
-    worth = weight.dtype == torch.float32 and weight.shape[1] >= CHANNELS and size >= SIZE
-    return transform_weight(weight) if worth else None
-
-
 class _Encoder:
     def __init__(self, encoder: Encoder) -> None:
         first, *blocks, last = encoder.net_app.convs
-        self.first = _Conv.of(cast(ConvLayer, first))
-        size = 4 << len(blocks)
+        sizes = [4 << i for i in range(len(blocks), 0, -1)]
+        self.first = _Conv.of(cast(ConvLayer, first), sizes[0])
         self.blocks = [
-            (_Conv.of(b.conv1, size >> i), _Conv.of(b.conv2), _Conv.of(b.skip))
-            for i, b in enumerate(cast(list[ResBlock], list(blocks)))
+            (_Conv.of(b.conv1, size), _Conv.of(b.conv2, size), _Conv.of(b.skip, size))
+            for b, size in zip(cast(list[ResBlock], list(blocks)), sizes, strict=True)
         ]
+        self.channels = [b.conv1.conv.weight.shape[1] for b in cast(list[ResBlock], list(blocks))]
         self.last = cast(EqualConv, last).weight.data
 
     def __call__(self, images: Tensor, with_features: bool) -> Encoding:
@@ -115,8 +103,8 @@ class _Encoder:
 
     def _alone(self, size: int) -> int:
         """How many of the first blocks take one picture at a time."""
-        for i, (conv1, _, _) in enumerate(self.blocks):
-            if not _is_large(conv1.weight.shape[1], size >> i, conv1.weight.dtype):
+        for i, channels in enumerate(self.channels):
+            if not _is_large(channels, size >> i, self.last.dtype):
                 return i
         return len(self.blocks)
 
@@ -138,7 +126,7 @@ class _Encoder:
 
 def _run_block(block: tuple[_Conv, _Conv, _Conv], x: Tensor) -> Tensor:
     conv1, conv2, skip = block
-    return convolve_onto(conv2(conv1(x)), skip.blurred(x), skip.weight)
+    return convolve_onto(conv2(conv1(x)), skip.blurred(x), skip.kernel.values)
 
 
 def _is_large(channels: int, size: int, dtype: torch.dtype) -> bool:
@@ -164,7 +152,6 @@ class _Styled:
     def __init__(self, layer: StyledConv) -> None:
         conv = layer.conv
         assert conv.demodulation is not None
-        self.weight = conv.weight.data[0]
         self.modulation: EqualLinear = conv.modulation
         self.energy: Tensor = conv.demodulation.T
         self.bias: Tensor = layer.activate.bias.data.flatten()
@@ -179,29 +166,21 @@ class _Styled:
 
     def finish(self, y: Tensor, demod: Tensor) -> Tensor:
         """Demodulation, bias and activation of the convolution's maps, in place."""
-        y = torch.addcmul(self.bias.view(1, -1, 1, 1), y, _factors(demod, y), out=y)
+        y = torch.addcmul(self.bias.view(1, -1, 1, 1), y, factors(demod, y), out=y)
         return F.leaky_relu_(y, SLOPE)
 
 
 class _StyledSame(_Styled):
-    """A convolution to maps of the same size."""
+    """A convolution to maps of the same `size`."""
 
     def __init__(self, layer: StyledConv, size: int) -> None:
         super().__init__(layer)
-        self.transformed = _transform(self.weight, size)
+        self.kernel = choose(layer.conv.weight.data[0], size)
 
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        if _styles_weight(x, self.weight if self.transformed is None else self.transformed):
-            return self._with_styled_weight(x, style[0], demod[0])
-        x = x * _factors(style, x)
-        if self.transformed is not None:
-            return self.finish(convolve3x3(x, self.transformed), demod)
-        return self.finish(convolve(x, self.weight, padding=(1, 1)), demod)
-
-    def _with_styled_weight(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        if self.transformed is not None:
-            return convolve3x3(x, self.transformed * (style[:, None] * demod), self.bias, activate=True)
-        return convolve(x, _scaled(self.weight, style, demod), self.bias, padding=(1, 1), activate=True)
+        if styles_weight(x, self.kernel.values.numel()):
+            return self.kernel.scaled(style[0], demod[0])(x, self.bias, activate=True)
+        return self.finish(self.kernel(x * factors(style, x)), demod)
 
 
 class _StyledUp(_Styled):
@@ -209,42 +188,17 @@ class _StyledUp(_Styled):
 
     def __init__(self, layer: StyledConv) -> None:
         super().__init__(layer)
-        self.kernel: Tensor = layer.conv.blur.kernel
-        wide = self.weight.dtype == torch.float32 and self.weight.shape[1] >= WIDE
-        self.taps = taps(self.weight) if wide else None
-        self.phases = () if wide else phases(self.weight)
+        self.kernel = choose_up(layer.conv.weight.data[0])
+        self.blur: Tensor = layer.conv.blur.kernel
 
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        y = self._double(x, style)
+        y = self.kernel(x, style)
         channels = y.shape[1]
         if len(y) == 1:
-            kernel = (self.kernel * demod.view(-1, 1, 1, 1)).to(y.dtype)
-            return convolve(y, kernel, self.bias, padding=(1, 1), activate=True, groups=channels)
-        kernel = self.kernel.to(y.dtype).expand(channels, 1, 4, 4)
-        return self.finish(convolve(y, kernel, padding=(1, 1), groups=channels), demod)
-
-    def _double(self, x: Tensor, style: Tensor) -> Tensor:
-        if self.taps is not None:
-            return convolve_up_by_taps(x * _factors(style, x), self.taps)
-        if _styles_weight(x, self.weight):
-            return convolve_up(x, tuple(_scaled(p, style[0], None) for p in self.phases))
-        return convolve_up(x * _factors(style, x), self.phases)
-
-
-def _styles_weight(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is less work to multiply the weight by the style than the maps: of one picture, if they are larger."""
-    return len(x) == 1 and weight.numel() <= x.numel()
-
-
-def _factors(values: Tensor, like: Tensor) -> Tensor:
-    """Factors [N, C] of the channels of maps [N, C, H, W]."""
-    return values.to(like.dtype)[:, :, None, None]
-
-
-def _scaled(weight: Tensor, style: Tensor, demod: Tensor | None) -> Tensor:
-    """A weight [out, in, k, k] times its input's and output's factors, multiplied in float32."""
-    factor = style[None, :] if demod is None else demod[:, None] * style[None, :]
-    return (weight * factor[:, :, None, None]).to(weight.dtype)
+            blur = (self.blur * demod.view(-1, 1, 1, 1)).to(y.dtype)
+            return convolve(y, blur, self.bias, padding=(1, 1), activate=True, groups=channels)
+        blur = self.blur.to(y.dtype).expand(channels, 1, 4, 4)
+        return self.finish(convolve(y, blur, padding=(1, 1), groups=channels), demod)
 
 
 @dataclass(frozen=True)

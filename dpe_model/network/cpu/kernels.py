@@ -1,0 +1,112 @@
+"""The forms in which a convolution's weight is held, each with its way to convolve."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from .convolution import WIDE, convolve, convolve_up, convolve_up_by_product, phases
+from .winograd import CHANNELS, SIZE, convolve3x3, transform_weight
+
+
+class Kernel(ABC):
+    """A weight [out, in, k, k] in some form."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    @abstractmethod
+    def __call__(self, x: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
+        """Convolution [+ bias] [+ leaky ReLU]: x [N, in, H, W] channels-last -> [N, out, H', W'] channels-last."""
+
+    @abstractmethod
+    def scaled(self, by_input: Tensor, by_output: Tensor) -> Kernel:
+        """The kernel times factors [in] and [out], multiplied in float32."""
+
+
+class Plain(Kernel):
+    """As it is."""
+
+    def __init__(self, values: Tensor, stride: int = 1, pad: int = 1) -> None:
+        super().__init__(values)
+        self.stride, self.pad = stride, pad
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
+        return convolve(x, self.values, bias, self.stride, (self.pad, self.pad), activate)
+
+    def scaled(self, by_input: Tensor, by_output: Tensor) -> Plain:
+        return Plain(scale(self.values, by_input, by_output), self.stride, self.pad)
+
+
+class Winograd(Kernel):
+    """A 3x3 kernel's transform [36, in, out]; stride 1, padding 1."""
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Winograd:
+        return cls(transform_weight(weight))
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
+        return convolve3x3(x, self.values, bias, activate)
+
+    def scaled(self, by_input: Tensor, by_output: Tensor) -> Winograd:
+        return Winograd(self.values * (by_input[:, None] * by_output))
+
+
+def choose(weight: Tensor, size: int, stride: int = 1, pad: int = 1) -> Kernel:
+    """The fastest form of a weight [out, in, k, k] for maps of `size` px."""
+    wide = weight.dtype == torch.float32 and weight.shape[1] >= CHANNELS and weight.shape[2] == 3
+    return Winograd.of(weight) if wide and stride == 1 and size >= SIZE else Plain(weight, stride, pad)
+
+
+class UpKernel(ABC):
+    """The 3x3 weight of a transposed convolution with stride 2 in some form."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, style: Tensor) -> Tensor:
+        """x [N, in, H, W] with its channels times `style` [N, in] -> [N, out, 2H + 1, 2W + 1] channels-last."""
+
+
+class Phases(UpKernel):
+    """Four kernels, one for each phase of the doubled grid."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.count = weight.numel()
+        self.values = phases(weight)
+
+    def __call__(self, x: Tensor, style: Tensor) -> Tensor:
+        if styles_weight(x, self.count):
+            return convolve_up(x, [scale(p, style[0]) for p in self.values])
+        return convolve_up(x * factors(style, x), self.values)
+
+
+class Taps(UpKernel):
+    """One matrix, all taps beside one another: [in, 9 out]."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.values = weight.permute(1, 2, 3, 0).flatten(1).contiguous()
+
+    def __call__(self, x: Tensor, style: Tensor) -> Tensor:
+        return convolve_up_by_product(x * factors(style, x), self.values)
+
+
+def choose_up(weight: Tensor) -> UpKernel:
+    """The faster form of a weight [out, in, 3, 3]."""
+    return Taps(weight) if weight.dtype == torch.float32 and weight.shape[1] >= WIDE else Phases(weight)
+
+
+def styles_weight(x: Tensor, weight_values: int) -> bool:
+    """Whether it is less work to multiply the weight by the style than the maps: of one picture, if they are larger."""
+    return len(x) == 1 and weight_values <= x.numel()
+
+
+def factors(values: Tensor, like: Tensor) -> Tensor:
+    """Factors [N, C] of the channels of maps [N, C, H, W]."""
+    return values.to(like.dtype)[:, :, None, None]
+
+
+def scale(weight: Tensor, by_input: Tensor, by_output: Tensor | None = None) -> Tensor:
+    """A weight [out, in, k, k] times factors [in] and [out], multiplied in float32."""
+    factor = by_input[None, :] if by_output is None else by_output[:, None] * by_input[None, :]
+    return (weight * factor[:, :, None, None]).to(weight.dtype)
