@@ -8,6 +8,7 @@ channels, are 36 matrix products. B^T and A^T are applied to rows and columns at
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -108,12 +109,12 @@ def _convolve_tiles(tiles: Tensor, transformed: Tensor, bias: Tensor | None, act
 @functools.cache
 def _tile_matrices() -> tuple[Tensor, Tensor]:
     """What takes a tile's pixels, row by row, to the factors of the products [36, 36], and those back [16, 36]."""
-    to_products = torch.zeros((REACH, REACH), dtype=torch.float64)  # B^T: the coefficients of Lagrange's numerators
+    to_products = _zeros(REACH, REACH)  # B^T: the coefficients of Lagrange's numerators
     for i in range(REACH - 1):
         numerator = _polynomial(POINTS[:i] + POINTS[i + 1 :])
         to_products[i, : len(numerator)] = numerator
     to_products[-1] = _polynomial(POINTS)
-    from_products = torch.zeros((TILE, REACH), dtype=torch.float64)  # A^T: powers of the points
+    from_products = _zeros(TILE, REACH)  # A^T: powers of the points
     from_products[:, :-1] = _powers(TILE).T
     from_products[-1, -1] = 1.0
     return torch.kron(to_products, to_products).float(), torch.kron(from_products, from_products).float()
@@ -121,23 +122,27 @@ def _tile_matrices() -> tuple[Tensor, Tensor]:
 
 def _filter_matrix() -> Tensor:
     """G [6, 3] float64: powers of the points over Lagrange's denominators."""
-    g = torch.zeros((REACH, 3), dtype=torch.float64)
+    g = _zeros(REACH, 3)
     powers = _powers(3)
     for i, point in enumerate(POINTS):
-        others = torch.tensor(POINTS[:i] + POINTS[i + 1 :], dtype=torch.float64)
-        g[i] = powers[i] / (point - others).prod()
+        g[i] = powers[i] / math.prod(point - other for other in POINTS[:i] + POINTS[i + 1 :])
     g[-1, -1] = 1.0
     return g
 
 
 def _powers(count: int) -> Tensor:
     """The points' powers 0 to `count` - 1: [5, count]."""
-    return torch.vander(torch.tensor(POINTS, dtype=torch.float64), count, increasing=True)
+    points = torch.tensor(POINTS, dtype=torch.float64, device="cpu")
+    return torch.vander(points, count, increasing=True)
 
 
 def _polynomial(roots: tuple[float, ...]) -> Tensor:
     """Coefficients of the product of (x - root), the constant one first: [number of roots + 1]."""
-    coefficients = torch.ones(1, dtype=torch.float64)
+    coefficients = _zeros(1) + 1.0
     for root in roots:
         coefficients = F.pad(coefficients, (1, 0)) - root * F.pad(coefficients, (0, 1))
     return coefficients
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64, device="cpu")  # whatever the default device is
