@@ -86,6 +86,13 @@ def up_blur(pad: int = 1, up: int = 1) -> Blur:
     return Blur(pad, up=up, factor=4.0)
 
 
+def linear_by_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `F.linear` of x [N, in], each row by itself: how a matrix product rounds depends on its number of rows."""
+    if bias is None:
+        return torch.stack([torch.mv(weight, row) for row in x])
+    return torch.stack([torch.addmv(bias, weight, row) for row in x])
+
+
 class EqualLinear(Folding):
     """Linear layer with equalised learning rate: x [..., in] -> [..., out]."""
 

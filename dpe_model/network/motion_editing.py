@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import BRANCHES, Branch
-from .layers import EqualLinear
+from .layers import EqualLinear, linear_by_row
 
 Affine = tuple[Tensor, Tensor]
 """Matrix [out, in] and offset [out]."""
@@ -64,9 +64,10 @@ class CollapsedMotion(nn.Module):
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def apply_map(self, name: str, x: Tensor) -> Tensor:
-        """Apply the map called `name`: x [..., in] -> [..., out]."""
+        """Apply the map called `name`: x [N, in] -> [N, out]."""
         matrix, offset = self.get_buffer(f"{name}_matrix"), self.get_buffer(f"{name}_offset")
-        return nn.functional.linear(x.float(), matrix, offset)
+        apply = linear_by_row if x.device.type == "cpu" else nn.functional.linear
+        return apply(x.float(), matrix, offset)
 
     @classmethod
     def of(cls, mlp: nn.Sequential, direction: Direction, branches: dict[Branch, nn.Sequential]) -> CollapsedMotion:

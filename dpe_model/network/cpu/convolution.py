@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import SLOPE
+from ..layers import SLOPE, linear_by_row
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def contract(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution with a kernel of the maps' own size: x [N, in, k, k], weight [out, in, k, k] -> [N, out]."""
     if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
         x, weight = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
-    return F.linear(x.flatten(1), weight.flatten(1))
+    return linear_by_row(x.flatten(1), weight.flatten(1))
 
 
 def convolve_onto(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -69,14 +69,17 @@ class UpKernel(ABC):
 
 
 class Phases(UpKernel):
-    """Four kernels, one for each phase of the doubled grid."""
+    """Four kernels, one for each phase of the doubled grid; they, not the maps, are `styled` where asked for.
 
-    def __init__(self, weight: Tensor) -> None:
-        self.count = weight.numel()
+    Styled kernels take one picture at a time.
+    """
+
+    def __init__(self, weight: Tensor, styled: bool = False) -> None:
         self.values = phases(weight)
+        self.styled = styled
 
     def __call__(self, x: Tensor, style: Tensor) -> Tensor:
-        if styles_weight(x, self.count):
+        if self.styled:
             return convolve_up(x, [scale(p, style[0]) for p in self.values])
         return convolve_up(x * factors(style, x), self.values)
 
@@ -91,14 +94,16 @@ class Taps(UpKernel):
         return convolve_up_by_product(x * factors(style, x), self.values)
 
 
-def choose_up(weight: Tensor) -> UpKernel:
-    """The faster form of a weight [out, in, 3, 3]."""
-    return Taps(weight) if weight.dtype == torch.float32 and weight.shape[1] >= WIDE else Phases(weight)
+def choose_up(weight: Tensor, size: int, alone: bool) -> UpKernel:
+    """The fastest form of a weight [out, in, 3, 3] for maps of `size` px that come picture by picture, or not."""
+    if weight.dtype == torch.float32 and weight.shape[1] >= WIDE:
+        return Taps(weight)
+    return Phases(weight, alone and styles_weight(weight.numel(), weight.shape[1], size))
 
 
-def styles_weight(x: Tensor, weight_values: int) -> bool:
-    """Whether it is less work to multiply the weight by the style than the maps: of one picture, if they are larger."""
-    return len(x) == 1 and weight_values <= x.numel()
+def styles_weight(weight_values: int, channels: int, size: int) -> bool:
+    """Whether it is less work to multiply a weight by the style than one picture's maps [channels, size, size]."""
+    return weight_values <= channels * size**2
 
 
 def factors(values: Tensor, like: Tensor) -> Tensor:

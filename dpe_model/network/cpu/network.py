@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -13,11 +14,10 @@ from torch import Tensor
 from ..config import Branch
 from ..encoder import Encoder, Encoding, ResBlock
 from ..generator import Generator, ToFlow, ToRGB
-from ..generator import warp as warp_few
-from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv
+from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv, linear_by_row
 from .convolution import Pair, contract, convolve, convolve_onto
 from .kernels import Kernel, choose, choose_up, factors, styles_weight
-from .sampling import upsample, warp
+from .sampling import upsample, warp, warp_colours
 
 CACHE = 3 * 2**20
 """Levels whose maps take more bytes than this a picture are gone through picture by picture, the others together."""
@@ -26,8 +26,7 @@ CACHE = 3 * 2**20
 class CPUNetwork:
     """A folded network's encoder and generators, run on the CPU.
 
-    Weights are the network's own; only rearranged ones (phases of transposed convolutions, Winograd's transforms) are
-    held in addition.
+    Weights are the network's own; only those that a kernel holds in another form (`kernels.py`) are held in addition.
     """
 
     def __init__(self, encoder: Encoder, generators: dict[Branch, Generator]) -> None:
@@ -76,14 +75,15 @@ class _Conv:
 
 class _Encoder:
     def __init__(self, encoder: Encoder) -> None:
-        first, *blocks, last = encoder.net_app.convs
+        first, *middle, last = encoder.net_app.convs
+        blocks = cast(list[ResBlock], middle)
         sizes = [4 << i for i in range(len(blocks), 0, -1)]
         self.first = _Conv.of(cast(ConvLayer, first), sizes[0])
         self.blocks = [
             (_Conv.of(b.conv1, size), _Conv.of(b.conv2, size), _Conv.of(b.skip, size))
-            for b, size in zip(cast(list[ResBlock], list(blocks)), sizes, strict=True)
+            for b, size in zip(blocks, sizes, strict=True)
         ]
-        self.channels = [b.conv1.conv.weight.shape[1] for b in cast(list[ResBlock], list(blocks))]
+        self.channels = [b.conv1.conv.weight.shape[1] for b in blocks]
         self.last = cast(EqualConv, last).weight.data
 
     def __call__(self, images: Tensor, with_features: bool) -> Encoding:
@@ -146,23 +146,23 @@ def _join(maps: list[Tensor]) -> Tensor:
 # Generator
 
 
-class _Styled:
+class _Styled(ABC):
     """What folded modulated convolutions with bias and activation have in common."""
 
     def __init__(self, layer: StyledConv) -> None:
         conv = layer.conv
         assert conv.demodulation is not None
         self.modulation: EqualLinear = conv.modulation
-        self.energy: Tensor = conv.demodulation.T
+        self.energy: Tensor = conv.demodulation
         self.bias: Tensor = layer.activate.bias.data.flatten()
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        style = self.modulation(z)
-        return self.convolve(x, style, torch.rsqrt(style.square() @ self.energy + 1e-8) * SQRT2)
+        style = _modulate(self.modulation, z)
+        return self.convolve(x, style, torch.rsqrt(linear_by_row(style.square(), self.energy) + 1e-8) * SQRT2)
 
+    @abstractmethod
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
         """The layer for factors [N, in] of its input's channels and [N, out] of its output's."""
-        raise NotImplementedError
 
     def finish(self, y: Tensor, demod: Tensor) -> Tensor:
         """Demodulation, bias and activation of the convolution's maps, in place."""
@@ -171,30 +171,33 @@ class _Styled:
 
 
 class _StyledSame(_Styled):
-    """A convolution to maps of the same `size`."""
+    """A convolution to maps of the same `size`, which come picture by picture (`alone`) or not."""
 
-    def __init__(self, layer: StyledConv, size: int) -> None:
+    def __init__(self, layer: StyledConv, size: int, alone: bool) -> None:
         super().__init__(layer)
-        self.kernel = choose(layer.conv.weight.data[0], size)
+        weight = layer.conv.weight.data[0]
+        self.kernel = choose(weight, size)
+        self.styles_weight = alone and styles_weight(self.kernel.values.numel(), weight.shape[1], size)
 
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        if styles_weight(x, self.kernel.values.numel()):
+        if self.styles_weight:
             return self.kernel.scaled(style[0], demod[0])(x, self.bias, activate=True)
         return self.finish(self.kernel(x * factors(style, x)), demod)
 
 
 class _StyledUp(_Styled):
-    """A transposed convolution to maps of twice the size, and its blur."""
+    """A transposed convolution of maps of `size` to twice that, and its blur; picture by picture (`alone`) or not."""
 
-    def __init__(self, layer: StyledConv) -> None:
+    def __init__(self, layer: StyledConv, size: int, alone: bool) -> None:
         super().__init__(layer)
-        self.kernel = choose_up(layer.conv.weight.data[0])
+        self.kernel = choose_up(layer.conv.weight.data[0], size, alone)
+        self.alone = alone
         self.blur: Tensor = layer.conv.blur.kernel
 
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
         y = self.kernel(x, style)
         channels = y.shape[1]
-        if len(y) == 1:
+        if self.alone:
             blur = (self.blur * demod.view(-1, 1, 1, 1)).to(y.dtype)
             return convolve(y, blur, self.bias, padding=(1, 1), activate=True, groups=channels)
         blur = self.blur.to(y.dtype).expand(channels, 1, 4, 4)
@@ -211,7 +214,7 @@ class _Heads:
     def maps(self, x: Tensor, z: Tensor, previous: Tensor | None) -> Tensor:
         """Flow maps [N, 3, H, W] float32."""
         conv = self.flow.conv
-        weight = (conv.weight.data[0, :, :, 0, 0].float() * conv.modulation(z)[:, None, :]).to(x.dtype)
+        weight = (conv.weight.data[0, :, :, 0, 0].float() * _modulate(conv.modulation, z)[:, None, :]).to(x.dtype)
         maps = _project(x, weight).add_(self.flow.bias)
         return maps if previous is None else maps.add_(upsample(previous))
 
@@ -226,6 +229,11 @@ class _Heads:
         assert act is not None
         rgb = F.leaky_relu_(colours.add_(act.bias), SLOPE).add_(self.rgb.bias)
         return rgb if previous is None else rgb.add_(upsample(previous))
+
+
+def _modulate(layer: EqualLinear, z: Tensor) -> Tensor:
+    """Codes [N, style_dim] -> factors of a layer's input channels [N, in]."""
+    return linear_by_row(z, layer.effective_weight(), layer.bias)
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:
@@ -253,14 +261,24 @@ class _State:
         return _State(self.x[i : i + 1], part(self.maps), part(self.rgb))
 
 
+def _joint_levels(weights: Sequence[Tensor]) -> int:
+    """How many of a generator's first levels take all pictures together, by the weights of their convolutions."""
+    for i, weight in enumerate(weights):
+        if _is_large(weight.shape[1], 8 << i, weight.dtype):
+            return i
+    return len(weights)
+
+
 class _Generator:
     def __init__(self, generator: Generator) -> None:
         self.constant = generator.input.input.data
-        self.start = _StyledSame(generator.conv1, 4)
+        self.start = _StyledSame(generator.conv1, 4, alone=False)
         convs = cast(list[StyledConv], list(generator.convs))
+        pairs = list(zip(convs[0::2], convs[1::2], strict=True))
+        self.joint = _joint_levels([same.conv.weight for _, same in pairs])
         self.levels = [
-            (_StyledUp(up), _StyledSame(same, 8 << i))
-            for i, (up, same) in enumerate(zip(convs[0::2], convs[1::2], strict=True))
+            (_StyledUp(up, 4 << i, alone=i >= self.joint), _StyledSame(same, 8 << i, alone=i >= self.joint))
+            for i, (up, same) in enumerate(pairs)
         ]
         self.heads = [
             _Heads(cast(ToFlow, f), cast(ToRGB, r)) for f, r in zip(generator.to_flows, generator.to_rgbs, strict=True)
@@ -268,14 +286,12 @@ class _Generator:
 
     def __call__(self, z: Tensor, features: Sequence[Tensor]) -> Tensor:
         n = len(z)
-        large = (i for i, f in enumerate(features) if _is_large(f.shape[1], f.shape[2], f.dtype))
-        joint = next(large, len(features))
         # The last level's features are looked at by the RGB head only, whose convolution may as well go first: three
         # colours to warp, and for a still source once.
         features = (*features[:-1], self.heads[-1].colours(features[-1]))
         x = self.constant.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        state = self._run(_State(self.start(x, z)), z, features, range(joint))
-        if joint == len(features):
+        state = self._run(_State(self.start(x, z)), z, features, range(self.joint))
+        if self.joint == len(self.levels):
             assert state.rgb is not None
             return state.rgb
         size = features[-1].shape[2]
@@ -283,7 +299,7 @@ class _Generator:
         for i in range(n):
             part = slice(i, i + 1)
             own = [f if len(f) == 1 else f[part] for f in features]
-            done = self._run(state.picture(i), z[part], own, range(joint, len(features)))
+            done = self._run(state.picture(i), z[part], own, range(self.joint, len(self.levels)))
             assert done.rgb is not None
             images[i] = done.rgb[0]
         return images
@@ -308,8 +324,7 @@ class _Generator:
 
     def _last_level(self, i: int, state: _State, z: Tensor, colours: Tensor) -> _State:
         x, maps = self._styled(i, state, z)
-        fetched, mask = warp_few(colours.expand(len(z), -1, -1, -1), maps)
-        rgb = self.heads[i].picture(fetched * mask, state.rgb)
+        rgb = self.heads[i].picture(warp_colours(colours, maps), state.rgb)
         if x.dtype != torch.float32:  # an overflow of x that tanh and sigmoid hide must not go unseen
             rgb.add_(maps, alpha=0.0)
         return _State(x, maps, rgb)

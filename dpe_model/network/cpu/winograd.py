@@ -41,6 +41,8 @@ def transform_weight(weight: Tensor) -> Tensor:
 def convolve3x3(x: Tensor, transformed: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
     """3x3 convolution with padding 1 [+ bias] [+ leaky ReLU].
 
+    Picture by picture, so that no sum's rounding depends on how many there are.
+
     Args:
         x: [N, in, H, W] channels-last, H and W multiples of 4.
         transformed: from `transform_weight`.
@@ -53,15 +55,13 @@ def convolve3x3(x: Tensor, transformed: Tensor, bias: Tensor | None = None, acti
     n, channels, h, w = x.shape
     rows, columns = h // TILE, w // TILE
     y = x.new_empty((n, rows, TILE, columns, TILE, transformed.shape[2]))
-    many = VALUES * min(torch.get_num_threads(), MOST_THREADS) // channels
-    some_rows = max(1, min(rows, many // columns))
-    pictures = max(1, min(n, many // (some_rows * columns)))
-    padded = x.new_zeros((pictures, TILE * some_rows + 2, w + 2, channels))
-    for first in range(0, n, pictures):
-        group = x.permute(0, 2, 3, 1)[first : first + pictures]
+    tiles_at_a_time = VALUES * min(torch.get_num_threads(), MOST_THREADS) // channels
+    some_rows = max(1, min(rows, tiles_at_a_time // columns))
+    padded = x.new_zeros((TILE * some_rows + 2, w + 2, channels))
+    for maps, out in zip(x.permute(0, 2, 3, 1), y, strict=True):
         for top in range(0, rows, some_rows):
-            part = y[first : first + pictures, top : top + some_rows]
-            tiles = _overlapping_tiles(group, top, part.shape[1], padded)
+            part = out[top : top + some_rows]
+            tiles = _overlapping_tiles(maps, top, len(part), padded)
             part.copy_(_convolve_tiles(tiles, transformed, bias, activate))
     return y.view(n, h, w, -1).permute(0, 3, 1, 2)
 
@@ -70,31 +70,30 @@ def _overlapping_tiles(maps: Tensor, top: int, rows: int, padded: Tensor) -> Ten
     """Some rows of tiles, each tile with a pixel around it, zero beyond the maps' edge.
 
     Args:
-        maps: [n, H, W, in].
+        maps: [H, W, in].
         top: first row of tiles.
         rows: how many.
-        padded: room for them, [n or more, 4 rows + 2 or more, W + 2, in], its first and last column zero.
+        padded: room for them, [4 rows + 2 or more, W + 2, in], its first and last column zero.
 
     Returns:
-        [6, 6, n, rows, W / 4, in], a view of `padded`.
+        [6, 6, rows, W / 4, in], a view of `padded`.
     """
-    n, h, w, channels = maps.shape
+    h, w, channels = maps.shape
     above, below = TILE * top - 1, TILE * (top + rows) + 1
     first, last = max(above, 0), min(below, h)
-    padded[:n, first - above : last - above, 1:-1] = maps[:, first:last]
+    padded[first - above : last - above, 1:-1] = maps[first:last]
     if above < 0:
-        padded[:n, 0] = 0.0
+        padded[0] = 0.0
     if below > h:
-        padded[:n, h - above] = 0.0
-    picture, row, pixel, channel = padded.stride()
-    shape = (REACH, REACH, n, rows, w // TILE, channels)
-    return padded.as_strided(shape, (row, pixel, picture, TILE * row, TILE * pixel, channel))
+        padded[h - above] = 0.0
+    row, pixel, channel = padded.stride()
+    return padded.as_strided((REACH, REACH, rows, w // TILE, channels), (row, pixel, TILE * row, TILE * pixel, channel))
 
 
 def _convolve_tiles(tiles: Tensor, transformed: Tensor, bias: Tensor | None, activate: bool) -> Tensor:
-    """Input tiles [6, 6, n, rows, columns, in] -> output tiles [n, rows, 4, columns, 4, out]."""
-    n, rows, columns, channels = tiles.shape[2:]
-    count, out = n * rows * columns, transformed.shape[2]
+    """Input tiles [6, 6, rows, columns, in] -> output tiles [rows, 4, columns, 4, out]."""
+    rows, columns, channels = tiles.shape[2:]
+    count, out = rows * columns, transformed.shape[2]
     to_products, from_products = _tile_matrices()
     factors = torch.mm(to_products, tiles.reshape(REACH**2, count * channels))
     products = torch.bmm(factors.view(REACH**2, count, channels), transformed)
@@ -103,7 +102,7 @@ def _convolve_tiles(tiles: Tensor, transformed: Tensor, bias: Tensor | None, act
         pixels.view(-1, out).add_(bias)
     if activate:
         F.leaky_relu_(pixels, SLOPE)
-    return pixels.view(TILE, TILE, n, rows, columns, out).permute(2, 3, 0, 4, 1, 5)
+    return pixels.view(TILE, TILE, rows, columns, out).permute(2, 0, 3, 1, 4)
 
 
 @functools.cache
