@@ -18,9 +18,10 @@ from .options import ProgressBars
 NAME = "benchmark"
 HELP = "Time the jobs on this machine, against its own peak and against a plain frame-by-frame run of the same weights."
 DESCRIPTION = """
-Every job is run for one frame and for --frames of the bundled clips, in every precision: frames and GFLOP a second, the
-share of the fastest convolution the machine was seen to do, time to the first frame, peak memory. The plain run is
-float32, one picture at a time, and encodes everything again for every frame. Close other programs first.
+Every job is run for one frame and for --frames of the bundled clips, in every precision: frames and GFLOP a second,
+the share of the fastest convolution the machine was seen to do, time to the first frame, peak memory. Operations are
+those of plain convolutions; float32 on a CPU needs fewer, so its share can pass 100 %. The plain run is float32, one
+picture at a time, and encodes everything again for every frame. Close other programs first.
 """
 
 logger = logging.getLogger(__name__)

@@ -34,6 +34,7 @@ def model(tmp_path_factory):
 def small_peaks(monkeypatch):
     monkeypatch.setattr(machine_module, "CONVOLUTIONS", ((8, 16),))
     monkeypatch.setattr(machine_module, "MATRIX", 32)
+    monkeypatch.setattr(machine_module, "SECONDS", 0.01)
 
 
 def material():
