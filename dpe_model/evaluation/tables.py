@@ -70,17 +70,18 @@ def _leak(report: Mapping[str, Any]) -> Iterator[str]:
     yield "## Leaks"
     yield ""
     yield (
-        "*Leak*: change by the edit that should leave a number alone, as a share of the change by the edit that should "
-        "change it. *Follows*: share of the asked change that the right edit makes; *strays*: the same of the wrong "
-        "edit. *Measurement*: R2 on softened true pictures, and its mean error as a share of the mean change asked "
-        "for, below which no leak says anything. A dash: the right edit changes nothing, so there is no measure."
+        "*Leak*: change by the edit that should leave a number alone, as a share of the change by the edit that "
+        "should change it; *typical*: the same of medians, which a few misread pictures do not move. *Follows*: "
+        "share of the asked change that the right edit makes; *strays*: the same of the wrong edit. *Measurement*: "
+        "R2 on softened true pictures, and its mean error as a share of the mean change asked for, below which no "
+        "leak says anything. A dash: the right edit changes nothing, so there is no measure."
     )
     yield ""
-    heads = ["", "leak", "follows", "strays", "measurement R2", "measurement error"]
+    heads = ["", "leak", "typical", "follows", "strays", "measurement R2", "measurement error"]
     rows = []
     for name, found in leak.items():
         sure = accuracy.get(name, {})
-        cells = (found.get("leak"), found.get("follows"), found.get("strays"), sure.get("r2"), sure.get("error"))
+        cells = *(found.get(k) for k in ("leak", "typical", "follows", "strays")), sure.get("r2"), sure.get("error")
         rows.append([f"**{name}**" if name not in accuracy else name, *(_number(v) for v in cells)])
     yield from _table(heads, rows)
 

@@ -179,11 +179,20 @@ def test_leak_against_hand_computed_values() -> None:
     pose[:, 0], pose[:, 3] = [8, -8], [0.05, -0.05]
     expression[:, 0], expression[:, 3] = [2, 0], [0.4, 0.2]
     report = leak({"pose": pose, "expression": expression}, asked)
-    assert report["yaw"] == {"leak": 0.125, "follows": 0.8, "strays": 0.1}
+    assert report["yaw"] == {"leak": 0.125, "typical": 0.125, "follows": 0.8, "strays": 0.1}
     assert report["mouth"]["leak"] == pytest.approx(0.05 / 0.3, abs=1e-4)
     assert report["mouth"]["strays"] == pytest.approx(0.01 / 0.2, abs=1e-4)
-    assert report["roll"] == {"leak": None, "follows": None, "strays": None}
+    assert report["roll"] == {"leak": None, "typical": None, "follows": None, "strays": None}
     assert report["pose"]["leak"] == 0.125
+
+
+def test_one_misread_picture_moves_the_leak_but_not_the_typical_one() -> None:
+    asked, pose, expression = (np.zeros((5, 7), np.float32) for _ in range(3))
+    asked[:, 3], expression[:, 3] = 0.4, 0.2
+    pose[:, 3] = [0.02, -0.02, 0.02, -0.02, 1.5]
+    report = leak({"pose": pose, "expression": expression}, asked)
+    assert report["mouth"]["leak"] == pytest.approx(1.58, abs=1e-4)
+    assert report["mouth"]["typical"] == pytest.approx(0.1, abs=1e-4)
 
 
 class BranchEditor:
