@@ -66,6 +66,7 @@ class CollapsedMotion(nn.Module):
     def apply_map(self, name: str, x: Tensor) -> Tensor:
         """Apply the map called `name`: x [N, in] -> [N, out]."""
         matrix, offset = self.get_buffer(f"{name}_matrix"), self.get_buffer(f"{name}_offset")
+        # As in all that runs on the CPU, a frame's numbers shall not depend on how many frames there are.
         apply = linear_by_row if x.device.type == "cpu" else nn.functional.linear
         return apply(x.float(), matrix, offset)
 

@@ -120,7 +120,7 @@ def test_styles_go_into_the_weight_where_one_picture_s_maps_are_larger(size, alo
 @pytest.mark.parametrize("activate", [True, False])
 @pytest.mark.parametrize("values", [winograd.VALUES, 36])
 def test_winograd(monkeypatch, size, pictures, activate, values):
-    """Also where the tiles of one map, or of several, need more than one go, and the last go is a smaller one."""
+    """Also where a map's tiles need more than one go, and the last go is a smaller one."""
     monkeypatch.setattr(winograd, "VALUES", values)
     x, weight, bias = drawn(pictures, 6, *size), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
     found = convolve3x3(last(x), transform_weight(weight), bias, activate)

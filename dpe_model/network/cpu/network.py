@@ -177,10 +177,10 @@ class _StyledSame(_Styled):
         super().__init__(layer)
         weight = layer.conv.weight.data[0]
         self.kernel = choose(weight, size)
-        self.styles_weight = alone and styles_weight(self.kernel.values.numel(), weight.shape[1], size)
+        self.weight_styled = alone and styles_weight(self.kernel.values.numel(), weight.shape[1], size)
 
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        if self.styles_weight:
+        if self.weight_styled:
             return self.kernel.scaled(style[0], demod[0])(x, self.bias, activate=True)
         return self.finish(self.kernel(x * factors(style, x)), demod)
 
