@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from dpe_model.network import NetworkConfig
-from dpe_model.network.cpu import convolution, winograd
+from dpe_model.network.cpu import convolution, products, winograd
 from dpe_model.network.cpu import network as cpu_network
 from dpe_model.network.cpu.convolution import contract, convolve, convolve_onto, fuses, planar
 from dpe_model.network.cpu.kernels import Phases, Plain, Taps, Winograd, choose, choose_up
+from dpe_model.network.cpu.products import Packed, Stacked, has_onednn, multiply, prefers_onednn, to_keep
 from dpe_model.network.cpu.sampling import upsample, warp
 from dpe_model.network.cpu.winograd import convolve3x3, transform_weight
 from dpe_model.network.encoder import Encoding
@@ -40,9 +41,36 @@ def fusing(request, monkeypatch):
         pytest.skip("this build of PyTorch fuses nothing")
 
 
+@pytest.fixture(params=["MKL", "oneDNN"])
+def multiplying(request, monkeypatch):
+    """Matrix products by either library, whichever is faster here."""
+    if request.param == "oneDNN" and not has_onednn():
+        pytest.skip("this build of PyTorch multiplies no float32 matrices with oneDNN")
+    monkeypatch.setattr(products, "prefers_onednn", lambda: request.param == "oneDNN")
+
+
 @pytest.fixture
 def one_by_one(monkeypatch):
     monkeypatch.setattr(cpu_network, "CACHE", SMALL_CACHE)
+
+
+@pytest.mark.parametrize("terms", [40, products.TERMS + 40])
+def test_matrix_products(multiplying, terms):
+    x, matrices = drawn(3, 7, terms), drawn(3, terms, 9, seed=1) / terms**0.5
+    assert torch.allclose(multiply(x[0], matrices[0]), x[0] @ matrices[0], atol=1e-5)
+    kept = to_keep(matrices, 7)
+    assert isinstance(kept, Packed if products.prefers_onednn() else Stacked)
+    assert kept.out == 9
+    for rows in (7, 1, 3):  # also others than it was made for
+        assert torch.allclose(kept.multiply(x[:, :rows]), x[:, :rows] @ matrices, atol=1e-5)
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [((1.0, 0.5), True), ((1.0, 0.9), False)])
+def test_the_faster_library_is_preferred(forgetting, monkeypatch, seconds, faster):
+    times = iter(seconds)
+    monkeypatch.setattr(products, "has_onednn", lambda: True)
+    monkeypatch.setattr(products, "_seconds", lambda run: next(times))
+    assert prefers_onednn() is faster
 
 
 @pytest.mark.parametrize("channels", [6, convolution.WIDE])
@@ -78,7 +106,7 @@ def test_a_kernel_as_large_as_the_maps(order):
     ids=["phases", "styled phases", "taps"],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [(40, 40), (5, 4)], ids=str)
-def test_forms_of_a_transposed_convolution(fusing, form, pictures, size):
+def test_forms_of_a_transposed_convolution(fusing, multiplying, form, pictures, size):
     x, weight, style = drawn(pictures, 6, *size), drawn(4, 6, 3, 3, seed=1), drawn(pictures, 6, seed=2)
     expected = F.conv_transpose2d(x * style[:, :, None, None], weight.transpose(0, 1), stride=2)
     found = form(weight)(last(x), style)
@@ -88,11 +116,15 @@ def test_forms_of_a_transposed_convolution(fusing, form, pictures, size):
 
 @pytest.mark.parametrize("form", [Plain, Winograd.of])
 @pytest.mark.parametrize("activate", [True, False])
-def test_forms_of_a_convolution_and_their_scaling(fusing, form, activate):
+def test_forms_of_a_convolution_and_their_scaling(fusing, multiplying, form, activate):
     x, weight, bias = drawn(3, 6, 8, 12), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
     by_input, by_output = drawn(6, seed=3), drawn(5, seed=4)
     scaled = weight * by_input[:, None, None] * by_output[:, None, None, None]
-    for kernel, plain in ((form(weight), weight), (form(weight).scaled(by_input, by_output), scaled)):
+    for kernel, plain in (
+        (form(weight), weight),
+        (form(weight).settled(), weight),
+        (form(weight).scaled(by_input, by_output), scaled),
+    ):
         expected = F.conv2d(x, plain, bias, padding=1)
         found = kernel(last(x), bias, activate)
         assert torch.allclose(found, F.leaky_relu(expected, 0.2) if activate else expected, atol=1e-4)
@@ -119,21 +151,21 @@ def test_styles_go_into_the_weight_where_one_picture_s_maps_are_larger(size, alo
 @pytest.mark.parametrize("pictures", [1, 3])
 @pytest.mark.parametrize("activate", [True, False])
 @pytest.mark.parametrize("values", [winograd.VALUES, 36])
-def test_winograd(monkeypatch, size, pictures, activate, values):
+def test_winograd(monkeypatch, multiplying, size, pictures, activate, values):
     """Also where a map's tiles need more than one go, and the last go is a smaller one."""
     monkeypatch.setattr(winograd, "VALUES", values)
     x, weight, bias = drawn(pictures, 6, *size), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
-    found = convolve3x3(last(x), transform_weight(weight), bias, activate)
+    found = convolve3x3(last(x), to_keep(transform_weight(weight), 16), bias, activate)
     expected = F.conv2d(x, weight, bias, padding=1)
     assert torch.allclose(found, F.leaky_relu(expected, 0.2) if activate else expected, atol=5e-5)
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_winograd_rounds_as_one_sum_over_all_channels_does():
+def test_winograd_rounds_as_one_sum_over_all_channels_does(multiplying):
     """With the points 0, 1, -1, 2, -2 it is twice as far off."""
     x, weight = F.leaky_relu(drawn(1, 512, 16, 16), 0.2), drawn(512, 512, 3, 3, seed=1) / (9 * 512) ** 0.5
     exact = F.conv2d(x.double(), weight.double(), padding=1)
-    error = (convolve3x3(last(x), transform_weight(weight)) - exact).square().mean().sqrt()
+    error = (convolve3x3(last(x), to_keep(transform_weight(weight), 64)) - exact).square().mean().sqrt()
     assert float(error) < 1.2e-6  # outputs are about 0.7
 
 
@@ -184,7 +216,7 @@ def test_the_whole_network(fusing, one_by_one, config, still):
 
 
 @pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["small", "large and wide"])
-def test_a_picture_among_others_is_what_it_is_alone(one_by_one, config):
+def test_a_picture_among_others_is_what_it_is_alone(one_by_one, multiplying, config):
     """To the bit: no frame depends on how many are gone through at a time."""
     if not fuses(torch.float32):
         pytest.skip("this build of PyTorch convolves a picture alone in another way than several")
@@ -232,16 +264,25 @@ def test_cast_weights_are_used():
     assert 0 < float((after.w - before).abs().max()) < 0.1
 
 
-def test_a_missing_operator_is_no_error(monkeypatch):
-    fuses.cache_clear()
+@pytest.fixture
+def forgetting():
+    """What was found out about the build is forgotten before and after."""
+    found = (fuses, has_onednn, prefers_onednn)
+    for cached in found:
+        cached.cache_clear()
+    yield
+    for cached in found:
+        cached.cache_clear()
+
+
+def test_a_missing_operator_is_no_error(forgetting, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    try:
-        assert not fuses(torch.float32)
-    finally:
-        fuses.cache_clear()
+    assert not fuses(torch.float32)
+    assert not has_onednn()
+    assert not prefers_onednn()
 
 
-def test_an_operator_that_computes_something_else_is_not_used(monkeypatch):
+def test_an_operator_that_computes_something_else_is_not_used(forgetting, monkeypatch):
     class Wrong:
         @staticmethod
         def _convolution_pointwise(x, weight, *_):
@@ -252,12 +293,17 @@ def test_an_operator_that_computes_something_else_is_not_used(monkeypatch):
             def binary(total, *_):
                 return total
 
-    fuses.cache_clear()
+        @staticmethod
+        def _reorder_linear_weight(weight, rows):
+            return weight
+
+        @staticmethod
+        def _linear_pointwise(x, weight, *_):
+            return torch.zeros(len(x), len(weight))
+
     monkeypatch.setattr(torch.ops, "mkldnn", Wrong, raising=False)
-    try:
-        assert not fuses(torch.float32)
-    finally:
-        fuses.cache_clear()
+    assert not fuses(torch.float32)
+    assert not has_onednn()
 
 
 def test_half_precision_large_maps(one_by_one):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import SLOPE, linear_by_row
+from .products import multiply
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def convolve_up_by_product(x: Tensor, matrix: Tensor) -> Tensor:
     y = x.new_zeros((n, 2 * h + 1, 2 * w + 1, out))
     pictures = max(1, ROWS // (h * w))
     for pixels, total in zip(x.permute(0, 2, 3, 1).split(pictures), y.split(pictures), strict=True):
-        products = torch.mm(pixels.reshape(-1, channels), matrix).view(-1, h, w, 3, 3, out)
+        products = multiply(pixels.reshape(-1, channels), matrix).view(-1, h, w, 3, 3, out)
         for row in range(3):
             for column in range(3):
                 total[:, row : row + 2 * h : 2, column : column + 2 * w : 2] += products[:, :, :, row, column]

@@ -8,25 +8,34 @@ import torch
 from torch import Tensor
 
 from .convolution import WIDE, convolve, convolve_up, convolve_up_by_product, phases
-from .winograd import CHANNELS, SIZE, convolve3x3, transform_weight
+from .products import Matrices, Stacked, to_keep
+from .winograd import CHANNELS, SIZE, convolve3x3, tiles_at_a_time, transform_weight
 
 
 class Kernel(ABC):
     """A weight [out, in, k, k] in some form."""
 
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-
     @abstractmethod
     def __call__(self, x: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
         """Convolution [+ bias] [+ leaky ReLU]: x [N, in, H, W] channels-last -> [N, out, H', W'] channels-last."""
+
+
+class Scalable(Kernel):
+    """A weight whose values are at hand."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
 
     @abstractmethod
     def scaled(self, by_input: Tensor, by_output: Tensor) -> Kernel:
         """The kernel times factors [in] and [out], multiplied in float32."""
 
+    @abstractmethod
+    def settled(self) -> Kernel:
+        """The kernel in the form that is fastest when it is never scaled."""
 
-class Plain(Kernel):
+
+class Plain(Scalable):
     """As it is."""
 
     def __init__(self, values: Tensor, stride: int = 1, pad: int = 1) -> None:
@@ -39,8 +48,11 @@ class Plain(Kernel):
     def scaled(self, by_input: Tensor, by_output: Tensor) -> Plain:
         return Plain(scale(self.values, by_input, by_output), self.stride, self.pad)
 
+    def settled(self) -> Plain:
+        return self
 
-class Winograd(Kernel):
+
+class Winograd(Scalable):
     """A 3x3 kernel's transform [36, in, out]; stride 1, padding 1."""
 
     @classmethod
@@ -48,13 +60,26 @@ class Winograd(Kernel):
         return cls(transform_weight(weight))
 
     def __call__(self, x: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
-        return convolve3x3(x, self.values, bias, activate)
+        return convolve3x3(x, Stacked(self.values), bias, activate)
 
     def scaled(self, by_input: Tensor, by_output: Tensor) -> Winograd:
         return Winograd(self.values * (by_input[:, None] * by_output))
 
+    def settled(self) -> SettledWinograd:
+        return SettledWinograd(to_keep(self.values, tiles_at_a_time(self.values.shape[1])))
 
-def choose(weight: Tensor, size: int, stride: int = 1, pad: int = 1) -> Kernel:
+
+class SettledWinograd(Kernel):
+    """As `Winograd`, its matrices in the form that is multiplied fastest."""
+
+    def __init__(self, matrices: Matrices) -> None:
+        self._matrices = matrices
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
+        return convolve3x3(x, self._matrices, bias, activate)
+
+
+def choose(weight: Tensor, size: int, stride: int = 1, pad: int = 1) -> Plain | Winograd:
     """The fastest form of a weight [out, in, k, k] for maps of `size` px."""
     wide = weight.dtype == torch.float32 and weight.shape[1] >= CHANNELS and weight.shape[2] == 3
     return Winograd.of(weight) if wide and stride == 1 and size >= SIZE else Plain(weight, stride, pad)

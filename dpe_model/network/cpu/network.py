@@ -16,7 +16,7 @@ from ..encoder import Encoder, Encoding, ResBlock
 from ..generator import Generator, ToFlow, ToRGB
 from ..layers import SLOPE, SQRT2, Blur, ConvLayer, EqualConv, EqualLinear, StyledConv, linear_by_row
 from .convolution import Pair, contract, convolve, convolve_onto
-from .kernels import Kernel, choose, choose_up, factors, styles_weight
+from .kernels import Kernel, Scalable, choose, choose_up, factors, styles_weight
 from .sampling import upsample, warp, warp_colours
 
 CACHE = 3 * 2**20
@@ -49,6 +49,7 @@ class CPUNetwork:
 class _Conv:
     """A folded convolution layer."""
 
+    weight: Tensor
     kernel: Kernel
     bias: Tensor | None
     activate: bool
@@ -59,7 +60,9 @@ class _Conv:
         """A layer for maps of `size` px."""
         bias = None if layer.act is None else layer.act.bias.data.flatten()
         blur = cast(Blur, layer.get_submodule("0")) if layer.down else None
-        return cls(choose(layer.conv.weight.data, size, layer.stride, layer.pad), bias, layer.activate, blur)
+        weight = layer.conv.weight.data
+        kernel = choose(weight, size, layer.stride, layer.pad).settled()
+        return cls(weight, kernel, bias, layer.activate, blur)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.kernel(self.blurred(x), self.bias, self.activate)
@@ -126,7 +129,7 @@ class _Encoder:
 
 def _run_block(block: tuple[_Conv, _Conv, _Conv], x: Tensor) -> Tensor:
     conv1, conv2, skip = block
-    return convolve_onto(conv2(conv1(x)), skip.blurred(x), skip.kernel.values)
+    return convolve_onto(conv2(conv1(x)), skip.blurred(x), skip.weight)
 
 
 def _is_large(channels: int, size: int, dtype: torch.dtype) -> bool:
@@ -176,12 +179,14 @@ class _StyledSame(_Styled):
     def __init__(self, layer: StyledConv, size: int, alone: bool) -> None:
         super().__init__(layer)
         weight = layer.conv.weight.data[0]
-        self.kernel = choose(weight, size)
-        self.weight_styled = alone and styles_weight(self.kernel.values.numel(), weight.shape[1], size)
+        kernel = choose(weight, size)
+        styled = alone and styles_weight(kernel.values.numel(), weight.shape[1], size)
+        self.scalable: Scalable | None = kernel if styled else None
+        self.kernel: Kernel = kernel if styled else kernel.settled()
 
     def convolve(self, x: Tensor, style: Tensor, demod: Tensor) -> Tensor:
-        if self.weight_styled:
-            return self.kernel.scaled(style[0], demod[0])(x, self.bias, activate=True)
+        if self.scalable is not None:
+            return self.scalable.scaled(style[0], demod[0])(x, self.bias, activate=True)
         return self.finish(self.kernel(x * factors(style, x)), demod)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import SLOPE
+from .products import Matrices, multiply
 
 CHANNELS = 128
 """Input channels from which on it is faster than the plain way, whose memory traffic is less."""
@@ -38,14 +39,19 @@ def transform_weight(weight: Tensor) -> Tensor:
     return torch.einsum("ia,jb,ocab->ijco", g, g, weight.double()).reshape(REACH**2, channels, out).float()
 
 
-def convolve3x3(x: Tensor, transformed: Tensor, bias: Tensor | None = None, activate: bool = False) -> Tensor:
+def tiles_at_a_time(channels: int) -> int:
+    """How many tiles are worked on at a time, about."""
+    return VALUES * min(torch.get_num_threads(), MOST_THREADS) // channels
+
+
+def convolve3x3(x: Tensor, transformed: Matrices, bias: Tensor | None = None, activate: bool = False) -> Tensor:
     """3x3 convolution with padding 1 [+ bias] [+ leaky ReLU].
 
     Picture by picture, so that no sum's rounding depends on how many there are.
 
     Args:
         x: [N, in, H, W] channels-last, H and W multiples of 4.
-        transformed: from `transform_weight`.
+        transformed: what `transform_weight` gives.
         bias: [out].
         activate: whether the leaky ReLU follows.
 
@@ -54,9 +60,8 @@ def convolve3x3(x: Tensor, transformed: Tensor, bias: Tensor | None = None, acti
     """
     n, channels, h, w = x.shape
     rows, columns = h // TILE, w // TILE
-    y = x.new_empty((n, rows, TILE, columns, TILE, transformed.shape[2]))
-    tiles_at_a_time = VALUES * min(torch.get_num_threads(), MOST_THREADS) // channels
-    some_rows = max(1, min(rows, tiles_at_a_time // columns))
+    y = x.new_empty((n, rows, TILE, columns, TILE, transformed.out))
+    some_rows = max(1, min(rows, tiles_at_a_time(channels) // columns))
     padded = x.new_zeros((TILE * some_rows + 2, w + 2, channels))
     for maps, out in zip(x.permute(0, 2, 3, 1), y, strict=True):
         for top in range(0, rows, some_rows):
@@ -90,14 +95,14 @@ def _overlapping_tiles(maps: Tensor, top: int, rows: int, padded: Tensor) -> Ten
     return padded.as_strided((REACH, REACH, rows, w // TILE, channels), (row, pixel, TILE * row, TILE * pixel, channel))
 
 
-def _convolve_tiles(tiles: Tensor, transformed: Tensor, bias: Tensor | None, activate: bool) -> Tensor:
+def _convolve_tiles(tiles: Tensor, transformed: Matrices, bias: Tensor | None, activate: bool) -> Tensor:
     """Input tiles [6, 6, rows, columns, in] -> output tiles [rows, 4, columns, 4, out]."""
     rows, columns, channels = tiles.shape[2:]
-    count, out = rows * columns, transformed.shape[2]
+    count, out = rows * columns, transformed.out
     to_products, from_products = _tile_matrices()
-    factors = torch.mm(to_products, tiles.reshape(REACH**2, count * channels))
-    products = torch.bmm(factors.view(REACH**2, count, channels), transformed)
-    pixels = torch.mm(from_products, products.view(REACH**2, count * out))
+    factors = multiply(to_products, tiles.reshape(REACH**2, count * channels))
+    products = transformed.multiply(factors.view(REACH**2, count, channels))
+    pixels = multiply(from_products, products.view(REACH**2, count * out))
     if bias is not None:
         pixels.view(-1, out).add_(bias)
     if activate:
