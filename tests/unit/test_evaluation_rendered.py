@@ -15,8 +15,9 @@ from dpe_model.checkpoint import BranchRoles, save_checkpoint  # noqa: E402
 from dpe_model.commands import main  # noqa: E402
 from dpe_model.errors import EvaluationError  # noqa: E402
 from dpe_model.evaluation import heads  # noqa: E402
+from dpe_model.evaluation.face_fit import FaceFit  # noqa: E402
 from dpe_model.evaluation.heads import NUMBERS, Cases, draw_cases, face_numbers, open_studio  # noqa: E402
-from dpe_model.evaluation.leak import FaceFit, blurred, leak, leak_report, measure_changes  # noqa: E402
+from dpe_model.evaluation.leak import Changes, bent, blurred, leak, leak_report, measure_changes  # noqa: E402
 from dpe_model.evaluation.rendered import (  # noqa: E402
     COPY_DRIVER,
     COPY_SOURCE,
@@ -148,16 +149,33 @@ def fit(studio: Studio) -> FaceFit:
 
 
 def test_a_fit_reads_the_face_off_a_softened_picture(fit: FaceFit) -> None:
-    for known in (fit.between(0.9, 0.1, 0.0), fit.between(0.2, 0.8, 0.0)):
-        found = fit.measure(blurred(fit.picture(known)))
+    for known in (fit.between(0.9, 0.1, 0.0, 0.0), fit.between(0.2, 0.8, 0.0, 0.0)):
+        found = fit.measure(blurred(fit.picture(known))).face
         assert found[:2] == pytest.approx(known[:2], abs=1.0)
         assert found[6] == pytest.approx(known[6], abs=0.1)
 
 
+def test_a_fit_reads_the_face_off_a_bent_picture(fit: FaceFit) -> None:
+    for seed in range(3):
+        known = fit.between(0.5, 0.3, 0.0, 0.0)
+        picture = bent(fit.picture(known), np.random.default_rng(seed))
+        assert float((picture - fit.picture(known) / 255.0).abs().mean()) > 0.01
+        assert fit.measure(blurred(picture)).face[6] == pytest.approx(known[6], abs=0.15)
+
+
+def test_a_part_outside_the_picture_is_not_seen(fit: FaceFit) -> None:
+    inside = fit.between(0.5, 0.5, 0.0, 0.0)
+    below = (*inside[:5], inside[5] + 0.45, *inside[6:])  # the mouth under the picture's edge, the eyes within
+    seen = fit.measure(blurred(fit.picture(inside))).seen
+    assert seen["mouth"] == seen["eyes"] == 1.0
+    lowered = fit._read_parts(blurred(fit.picture(below)), below[:6]).seen
+    assert lowered["mouth"] < 0.6 < lowered["eyes"]
+
+
 def test_a_head_turned_a_little_wrong_is_not_taken_for_an_expression(fit: FaceFit) -> None:
-    yaw, pitch, roll, scale, x, y = fit.between(1.0, 0.0, 0.0)[:6]
-    known = (yaw + 4.0, pitch - 3.0, roll + 3.0, scale * 1.02, x + 0.01, y - 0.01, 0.0, 0.0)
-    found = fit.measure(blurred(fit.picture(known)))
+    yaw, pitch, roll, scale, x, y = fit.between(1.0, 0.0, 0.0, 0.0)[:6]
+    known = (yaw + 4.0, pitch - 3.0, roll + 3.0, scale * 1.02, x + 0.01, y - 0.01, 0.0, 0.0, 0.0)
+    found = fit.measure(blurred(fit.picture(known))).face
     assert found[:3] == pytest.approx(known[:3], abs=1.0)
     assert found[6] == pytest.approx(0.0, abs=0.1)
 
@@ -179,11 +197,21 @@ def test_leak_against_hand_computed_values() -> None:
     pose[:, 0], pose[:, 3] = [8, -8], [0.05, -0.05]
     expression[:, 0], expression[:, 3] = [2, 0], [0.4, 0.2]
     report = leak({"pose": pose, "expression": expression}, asked)
-    assert report["yaw"] == {"leak": 0.125, "typical": 0.125, "follows": 0.8, "strays": 0.1}
+    assert report["yaw"] == {"leak": 0.125, "typical": 0.125, "follows": 0.8, "strays": 0.1, "cases": 2}
     assert report["mouth"]["leak"] == pytest.approx(0.05 / 0.3, abs=1e-4)
     assert report["mouth"]["strays"] == pytest.approx(0.01 / 0.2, abs=1e-4)
-    assert report["roll"] == {"leak": None, "typical": None, "follows": None, "strays": None}
+    assert report["roll"] == {"leak": None, "typical": None, "follows": None, "strays": None, "cases": 2}
     assert report["pose"]["leak"] == 0.125
+
+
+def test_cases_that_could_not_be_read_are_left_out() -> None:
+    asked, pose, expression = (np.zeros((3, 7), np.float32) for _ in range(3))
+    asked[:, 3] = 0.4
+    pose[:, 3], expression[:, 3] = [0.02, np.nan, 0.06], [0.2, 0.1, np.nan]
+    report = leak({"pose": pose, "expression": expression}, asked)
+    assert report["mouth"] == {"leak": 0.1, "typical": 0.1, "follows": 0.375, "strays": 0.1, "cases": 1}
+    changes = Changes(asked, {"pose": pose, "expression": expression}, asked + pose, asked + pose)
+    assert leak_report(changes)["accuracy"]["mouth"] == {"r2": 1.0, "error": 0.0}
 
 
 def test_one_misread_picture_moves_the_leak_but_not_the_typical_one() -> None:
