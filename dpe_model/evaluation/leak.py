@@ -29,7 +29,7 @@ FIT_SIZE = 128
 """Pictures are compared at this side at most, px."""
 SEEN = 0.6
 """A part of which less lies inside the picture is not read."""
-PART = {"mouth": "mouth", "smile": "mouth", "eyes": "eyes", "brows": "brows"}
+PART_OF = {"mouth": "mouth", "smile": "mouth", "eyes": "eyes", "brows": "brows"}
 """The part each number of the expression is about."""
 CHECK_SEED = 0
 CHECK_POSE = (3.0, 2.0, 2.0, 0.012, 0.006, 0.006)
@@ -93,7 +93,7 @@ def _numbers(fit: FaceFit, reading: Reading) -> Array:
     """`heads.NUMBERS` [7] of what was read, NaN for what was not seen."""
     numbers = fit.numbers(reading.face)
     for i, name in enumerate(NUMBERS):
-        if name in PART and reading.seen[PART[name]] < SEEN:
+        if name in PART_OF and reading.seen[PART_OF[name]] < SEEN:
             numbers[i] = np.nan
     return numbers
 
