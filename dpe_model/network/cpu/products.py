@@ -18,11 +18,11 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 ADVANTAGE = 1.4
-"""How many times faster oneDNN has to be. Far from both 1.0 and 2.2, which were seen, so that a machine's answer does
-not depend on what else it is doing."""
+"""How many times faster oneDNN has to be. Where MKL is slow it was 2.2, where it is not about 1: what else a machine is
+doing should not change its answer."""
 ROWS, IN, OUT = 256, 512, 1024
 """The product that tells."""
-REPEATS = 5
+REPEATS = 25
 TERMS = 256
 """Longest sum of products, where many are: oneDNN keeps a single one, whose rounding error grows with its length."""
 
@@ -87,11 +87,12 @@ def to_keep(values: Tensor, rows: int) -> Matrices:
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether oneDNN multiplies far faster here than PyTorch does by itself: timed once, in a hundredth of a second."""
+    """Whether oneDNN multiplies far faster here than PyTorch does by itself: timed once, in a twentieth of a second."""
     if not has_onednn():
         return False
     x, matrix = _example()
-    return _seconds(lambda: torch.mm(x, matrix)) > ADVANTAGE * _seconds(lambda: _by_onednn(x, matrix.t()))
+    plain, onednn = _seconds(lambda: torch.mm(x, matrix), lambda: _by_onednn(x, matrix.t()))
+    return plain > ADVANTAGE * onednn
 
 
 @functools.cache
@@ -114,8 +115,9 @@ def has_onednn() -> bool:
 
 def _example() -> tuple[Tensor, Tensor]:
     """Rows and a matrix whose products are about 1."""
-    x = torch.linspace(-1, 1, ROWS * IN, device="cpu").sin().view(ROWS, IN)
-    matrix = torch.linspace(0, 1e4, IN * OUT, device="cpu").cos().view(IN, OUT)
+    # Whatever the default device and dtype are.
+    x = torch.linspace(-1, 1, ROWS * IN, dtype=torch.float32, device="cpu").sin().view(ROWS, IN)
+    matrix = torch.linspace(0, 1e4, IN * OUT, dtype=torch.float32, device="cpu").cos().view(IN, OUT)
     return x, matrix / IN**0.5
 
 
@@ -129,11 +131,12 @@ def _packed(matrix: Tensor, rows: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(matrix.t().contiguous(), rows)
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    """The fastest of some repeats."""
-    best = float("inf")
+def _seconds(*ways: Callable[[], object]) -> list[float]:
+    """The fastest of some repeats of each, taken in turn, so that a busy moment meets them all."""
+    best = [float("inf")] * len(ways)
     for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
+        for i, run in enumerate(ways):
+            start = time.perf_counter()
+            run()
+            best[i] = min(best[i], time.perf_counter() - start)
     return best
