@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FIT_SIZE = 128
 """Pictures are compared at this side at most, px."""
 SEEN = 0.6
-"""A part of which less lies inside the picture is not read."""
+"""A part of which less lies inside the picture is not read. The mean leaks depend on it."""
 PART_OF = {"mouth": "mouth", "smile": "mouth", "eyes": "eyes", "brows": "brows"}
 """The part each number of the expression is about."""
 CHECK_SEED = 0

@@ -1,7 +1,7 @@
 """Float32 matrix products by the library that is faster here.
 
-PyTorch asks MKL where it was built with it, which on processors not of its own maker reaches less than half of what
-oneDNN does. On those it knows, oneDNN is no faster and costs more a call.
+PyTorch asks MKL where it was built with it, which on processors not of its own maker can reach less than half of what
+oneDNN does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 ADVANTAGE = 1.4
-"""How many times faster oneDNN has to be. Where MKL is slow it was 2.2, where it is not about 1: what else a machine is
-doing should not change its answer."""
+"""How many times faster oneDNN has to be. Where MKL is slow it was 2.2 times: what else a machine is doing should not
+change its answer."""
 ROWS, IN, OUT = 256, 512, 1024
 """The product that tells."""
 REPEATS = 25
