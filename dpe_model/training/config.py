@@ -175,6 +175,11 @@ class Source:
     flip: bool = True
     jitter: float = 0.0
 
+    @property
+    def rendered(self) -> bool:
+        """Whether these are rendered heads, of which everything is known."""
+        return self.kind in ("synthetic", "render")
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -223,7 +228,8 @@ class TrainConfig:
     Attributes:
         out: folder for checkpoints, logs and sheets.
         preset: starting point for the loss weights: `published`, or `rendered` for the bundled model.
-        warm_start: a checkpoint of this package or of the authors to start from, or LIA's `vox.pt`.
+        warm_start: a checkpoint of this package or of the authors to start from, or LIA's `vox.pt`. The regression
+            heads, which no checkpoint holds, are fitted to its codes where there are rendered heads to tell from.
         vgg: VGG19 weights for the perceptual loss; empty = off.
         pose_branch: which branch the supervised losses teach the pose, by its checkpoint name.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.

@@ -15,6 +15,8 @@ from .data import EXPRESSION_DIM, LANDMARK_DIM, POSE_DIM
 
 CODE_SPREAD = 3.0
 """Standard deviation of each component of a fresh branch code, in those of `w`: loud enough to be heard beside it."""
+RIDGE = 1e-3
+"""Regularisation of fitted heads, in mean variances of a code's components."""
 SMALLEST_SPREAD = 0.02
 """Components of the predicted expression that vary less than this, relative to the first, are not told apart."""
 
@@ -48,6 +50,19 @@ class ParameterHeads(nn.Module):
         """Start the picture head at the mean of `targets` [N, pose + expression + landmarks]."""
         with torch.no_grad():
             self.picture.bias.copy_(targets.mean(0))
+
+    def fit(self, w: Tensor, pose_codes: Tensor, expression_codes: Tensor, truths: Tensor) -> None:
+        """Set all heads to what fits best, as they should be where the codes are a trained network's.
+
+        Args:
+            w, pose_codes, expression_codes: codes of pictures [N, style_dim], some thousands.
+            truths: [N, pose + expression + landmarks].
+        """
+        pose, expression, _ = truths.split(self.dims, 1)
+        with torch.no_grad():
+            _set_layer(self.picture, *_ridge(w, truths))
+            _set_layer(self.pose, *_ridge(pose_codes, pose))
+            _set_layer(self.expression, *_ridge(expression_codes, expression))
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,17 @@ def start_motion(network: DPENetwork, heads: ParameterHeads, w: Tensor, pose_bra
         _set_layer(heads.pose, plan.directions[:, :cut].T / plan.spread, pose.new_zeros(cut))
         matrix, offset = plan.expression
         _set_layer(heads.expression, matrix @ plan.directions[:, cut:].T / plan.spread, offset)
+
+
+def _ridge(codes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix [out, in] and offset [out] of the ridge regression of `wanted` [N, out] from `codes` [N, in], float64."""
+    x, y = codes.double(), wanted.double()
+    centre, mean = x.mean(0), y.mean(0)
+    x, y = x - centre, y - mean
+    covariance = x.T @ x / len(x)
+    covariance.diagonal().add_(RIDGE * float(covariance.trace()) / len(covariance))
+    matrix = torch.linalg.solve(covariance, x.T @ y / len(x)).T
+    return matrix, mean - matrix @ centre
 
 
 def _other(branch: Branch) -> Branch:

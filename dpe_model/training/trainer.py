@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..checkpoint import BranchRoles, load_checkpoint, save_checkpoint
 from ..errors import CheckpointError
-from ..network import DPENetwork
+from ..network import Branch, DPENetwork
 from ..network.layers import Unused
 from .config import Stage, TrainConfig, config_values
 from .data import Batch, DataError, Share, StepData, SupervisedBatch, step_batches
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLED_CODES = 1000
 """Pictures that motion editing is started from."""
+FITTED_CODES = 4000
+"""Pictures that the heads of a warm start are fitted to."""
 
 LOG_EVERY = 100
 """Steps the progress bar averages over where no metrics are written."""
@@ -253,8 +255,8 @@ class Trainer:
         with Interruption() as interruption, tqdm(total=config.steps, initial=self.step, disable=hidden) as progress:
             history: list[dict[str, Tensor]] = []
             batches = self._batches()
-            if self.step == 0 and self.model.phase == "motion":
-                self._centre_heads()
+            if self.step == 0:
+                self._start_heads()
             while self.step < config.steps:
                 stage, _ = config.stage_at(self.step)
                 if stage != self.stage_index:
@@ -290,10 +292,30 @@ class Trainer:
             reporter.close()
         return Outcome(self.step, reason)
 
-    def _centre_heads(self) -> None:
-        """Start the picture head at the mean of what it is to tell: its bias would take hundreds of steps there."""
-        truths = torch.cat([batch.truths() for batch in self._joint_batches(SAMPLED_CODES)])
-        self.heads.centre(truths.to(self.device))
+    def _start_heads(self) -> None:
+        """Start the heads at the mean of what they are to tell, or at what a trained network's codes tell already.
+
+        A bias would take hundreds of steps to that mean; and fresh heads would unteach a trained encoder.
+        """
+        if self.model.phase == "motion":
+            if not all(source.rendered for source in self.config.sources):
+                raise DataError("A motion stage needs rendered heads: sources of kind synthetic or render alone.")
+            truths = torch.cat([batch.truths() for batch in self._joint_batches(SAMPLED_CODES)])
+            self.heads.centre(truths.to(self.device))
+        elif self.config.warm_start and any(s.rendered for s in self.config.sources):
+            self._fit_heads()
+
+    def _fit_heads(self) -> None:
+        pose = self.config.pose_branch
+        other: Branch = "exp" if pose == "pose" else "pose"
+        codes: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        with torch.no_grad():
+            for batch in self._joint_batches(FITTED_CODES):
+                w = self.network.encode(batch.to(self.device).pictures(), with_features=False).w
+                alpha = self.network.motion(w)
+                branches = (self.network.branch_code(alpha, b) for b in (pose, other))
+                codes.append((w, *branches, batch.truths().to(self.device)))
+        self.heads.fit(*(torch.cat(part) for part in zip(*codes, strict=True)))
 
     def _advance(self, stage: int) -> None:
         """Go on to the next stage with the averaged network."""
@@ -313,14 +335,14 @@ class Trainer:
         return torch.cat(found)
 
     def _joint_batches(self, pictures: int) -> Iterator[SupervisedBatch]:
-        """Whole batches of the current stage, as all processes share them, until so many pictures came."""
+        """Whole batches of rendered heads of the current stage, as all processes share them: so many pictures."""
         stage = self.config.stages[self.stage_index]
-        data = StepData(self.config.sources, stage.size, stage.batch, self.config.seed, Share())
+        rendered = [source for source in self.config.sources if source.rendered]
+        data = StepData(rendered, stage.size, stage.batch, self.config.seed, Share())
         step = self.step
         while pictures > 0:
             batch = data[step]
-            if not isinstance(batch, SupervisedBatch):
-                raise DataError("A motion stage needs rendered heads: sources of kind synthetic or render alone.")
+            assert isinstance(batch, SupervisedBatch)
             yield batch
             pictures -= 5 * len(batch)
             step += 1

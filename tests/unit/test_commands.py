@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from dpe_model.checkpoint import BranchRoles, save_checkpoint
-from dpe_model.commands import main
+from dpe_model.commands import COMMANDS, main
 from dpe_model.engine import Engine
 from dpe_model.motion import Motion
 from dpe_model.video import FrameWriter, open_frames, probe, read_frames
@@ -50,6 +51,23 @@ def run(files, command, *arguments):
 
 def drive(files, output, *arguments):
     return run(files, "drive", "--source", files / "source.mp4", "--output", output, *arguments)
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_is_shown(command, capsys):
+    name = [] if command is None else [command.replace("_", "-")]
+    with pytest.raises(SystemExit) as ended:
+        main([*name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: python -m dpe_model {' '.join(name)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["shards", "clips"])
+def test_help_of_the_renderers_is_shown(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"dpe_model.training.synthetic.{module}").main(["--help"])
+    assert ended.value.code == 0
+    assert "--head" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("edit", ["expression", "exp", "pose", "both"])

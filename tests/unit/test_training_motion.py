@@ -93,6 +93,19 @@ def test_motion_editing_asks_for_room_and_for_something_learned():
         start_motion(network, heads, torch.randn(50, 24), "pose")
 
 
+def test_heads_are_fitted_to_what_codes_tell():
+    torch.manual_seed(0)
+    heads = ParameterHeads(24, 4, 10, 6)
+    w, pose, expression = (torch.randn(500, 24) for _ in range(3))
+    known = w @ torch.randn(24, 20) + torch.randn(20)
+    known[:, :4], known[:, 4:14] = pose[:, :4] + 2.0, expression[:, 3:13] - 1.0
+    heads.fit(w, pose, expression, known)
+    with torch.no_grad():
+        assert torch.allclose(heads.read(w)[2], known[:, 14:], atol=0.05)
+        assert torch.allclose(heads.pose(pose), known[:, :4], atol=0.05)
+        assert torch.allclose(heads.expression(expression), known[:, 4:14], atol=0.05)
+
+
 class Blobs:
     """Stands in for a renderer: a bright blob whose place is the landmarks, the pose and the expression."""
 
@@ -135,6 +148,36 @@ def test_a_motion_stage_learns_landmarks_and_the_next_starts_from_it(tmp_path, m
     # The colours' way through the encoder was left alone in the motion stage, and is trained afterwards.
     assert trainer.network.enc.net_app.convs[0].conv.weight.requires_grad
     assert (trainer.network.enc.net_app.convs[0].conv.weight - first).abs().max() < 0.2
+
+
+def test_a_warm_start_goes_on_reading_where_the_trained_network_was(tmp_path, monkeypatch):
+    run(tmp_path / "a", monkeypatch).run()
+    trained = tmp_path / "a" / "checkpoint-0000032.safetensors"
+    stages, weights = [{"size": 16, "steps": 1, "batch": 8}], {"picture": 1.0, "self_fraction": 0.0}
+    first = {}
+    for fitted in (True, False):
+        trainer = run(tmp_path / str(fitted), monkeypatch, stages=stages, warm_start=str(trained), supervised=weights)
+        if not fitted:
+            trainer._fit_heads = lambda: None
+        trainer.run()
+        first[fitted] = json.loads((tmp_path / str(fitted) / "metrics.jsonl").read_text().splitlines()[0])
+    for term in ("picture", "pose_parameters", "expression_parameters"):
+        assert first[True][term] < 0.5 * first[False][term], term
+
+
+def test_clips_alone_leave_the_heads_of_a_warm_start_alone(tmp_path, monkeypatch):
+    sources = [{"kind": "clips", "path": "clips"}]
+    trainer = run(tmp_path, monkeypatch, sources=sources, stages=[{"size": 16, "steps": 1, "batch": 4}])
+    before = trainer.heads.picture.weight.detach().clone()
+    trainer.config = dataclasses.replace(trainer.config, warm_start="model.safetensors")
+    trainer._start_heads()
+    assert torch.equal(trainer.heads.picture.weight, before)
+
+
+def test_a_motion_stage_takes_rendered_heads_alone(tmp_path, monkeypatch):
+    trainer = run(tmp_path, monkeypatch, sources=[{"kind": "clips", "path": "c"}, {"kind": "synthetic", "path": "h"}])
+    with pytest.raises(DataError, match="rendered heads"):
+        trainer.run()
 
 
 def interrupted_after(step, count):

@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--flow-stride",
         type=int,
         default=2,
-        help="pixels a side to one kept flow; 1 tells lids apart, at 60 % more disk",
+        help="pixels a side to one kept flow; 1 tells lids apart, at 60 %% more disk",
     )
     given = parser.parse_args(arguments)
     options = SampleOptions(
