@@ -307,14 +307,14 @@ class Trainer:
 
     def _fit_heads(self) -> None:
         pose = self.config.pose_branch
-        other: Branch = "exp" if pose == "pose" else "pose"
-        codes: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        branches: tuple[Branch, Branch] = (pose, "exp" if pose == "pose" else "pose")
+        codes: list[tuple[Tensor, ...]] = []
         with torch.no_grad():
             for batch in self._joint_batches(FITTED_CODES):
                 w = self.network.encode(batch.to(self.device).pictures(), with_features=False).w
                 alpha = self.network.motion(w)
-                branches = (self.network.branch_code(alpha, b) for b in (pose, other))
-                codes.append((w, *branches, batch.truths().to(self.device)))
+                read = [self.network.branch_code(alpha, branch) for branch in branches]
+                codes.append((w, *read, batch.truths().to(self.device)))
         self.heads.fit(*(torch.cat(part) for part in zip(*codes, strict=True)))
 
     def _advance(self, stage: int) -> None:
