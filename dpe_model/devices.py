@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .network import NetworkConfig
+if TYPE_CHECKING:
+    from .network import NetworkConfig
 
 logger = logging.getLogger(__name__)
 

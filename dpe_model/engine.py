@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, Role
 from .deferred import DeferredMotion
-from .devices import Download, available_bytes, best_chunk, exact_float32, is_out_of_memory, upload
+from .devices import Download, available_bytes, best_chunk, exact_float32, is_out_of_memory
 from .errors import DPEError, FrameError, MotionError
 from .frames import check_frames, check_square, from_network, to_network
 from .latent import Latent
@@ -392,7 +392,7 @@ class Engine:
             start += len(part)
 
     def _images(self, frames: Tensor) -> Tensor:
-        return to_network(upload(frames, self.device), self.size, self.device)
+        return to_network(frames, self.size, self.device)
 
 
 def _slice(encoding: Encoding, start: int, stop: int) -> Encoding:

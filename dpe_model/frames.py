@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .devices import upload
 from .errors import FrameError
 
 MIN_SIDE = 16
@@ -78,20 +79,27 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
         FrameError: frames that are not square, or hold NaN or infinite values.
     """
     frames = check_square(frames, name)
-    x = frames.to(device)
+    _check_finite(frames, name)
+    x = upload(frames, torch.device(device))
     x = x.float() / 127.5 - 1.0 if x.dtype == torch.uint8 else x.float() * 2.0 - 1.0
-    bad = ~torch.isfinite(x).flatten(1).all(1)
-    if bad.any():
-        first = bad.nonzero().flatten()[:5].tolist()
-        raise FrameError(
-            f"{name}: expected finite values, found NaN or infinity in {int(bad.sum())} of {len(x)} frames of this "
-            f"chunk, the first at {first}. Check what made these pictures (a half-precision upscaler or VAE is the "
-            "usual cause)."
-        )
     x = x.clamp_(-1.0, 1.0).permute(0, 3, 1, 2)
     if x.shape[-1] != size:
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(-1.0, 1.0)
     return x.contiguous()
+
+
+def _check_finite(frames: Tensor, name: str) -> None:
+    """Refuse NaN and infinity: where the frames are, before they travel, so that nobody waits for the device."""
+    if frames.dtype == torch.uint8 or bool(torch.isfinite(frames.sum(dtype=torch.float32))):
+        return
+    bad = ~torch.isfinite(frames).flatten(1).all(1)
+    if bad.any():
+        first = bad.nonzero().flatten()[:5].tolist()
+        raise FrameError(
+            f"{name}: expected finite values, found NaN or infinity in {int(bad.sum())} of {len(frames)} frames of "
+            f"this chunk, the first at {first}. Check what made these pictures (a half-precision upscaler or VAE is "
+            "the usual cause)."
+        )
 
 
 def from_network(images: Tensor) -> Tensor:

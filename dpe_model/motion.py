@@ -204,9 +204,12 @@ class Edit:
             source: the source's own alpha [n, M], any device.
             frames: the driver's frame for each of them, [n] int64, or float64 for places between two frames.
         """
-        target = self.driver.at(frames).to(source.device)
+        target = self.driver.at(frames)
         if self.mode == "relative":
-            target = source + (target - self.driver.alpha[self.reference].to(source.device))
+            target = target - self.driver.alpha[self.reference]
+        target = target.to(source.device, non_blocking=True)  # a GPU is not waited for
+        if self.mode == "relative":
+            target = source + target
         return (1.0 - self.strength) * source + self.strength * target
 
 

@@ -129,7 +129,6 @@ class Generator(nn.Module):
             fetched, mask = warp(level, maps[-1])
             warped = fetched * mask
             rgb = self.to_rgbs[i](warped, rgb)
-            keep = 1.0 - mask
-            x = torch.addcmul(warped, x, keep) if torch.is_grad_enabled() else x.mul_(keep).add_(warped)
+            x = torch.addcmul(warped, x, 1.0 - mask)
         assert rgb is not None
         return rgb, maps

@@ -208,7 +208,8 @@ class ConvLayer(Folding):
 class ModulatedConv(Folding):
     """Convolution whose input channels are weighted by a style, then demodulated (StyleGAN2, section 2).
 
-    `x` [N, in, H, W], style code `z` [N, style_dim] -> [N, out, H or 2H, W or 2W]. `gain` is a factor on the output.
+    `x` [N, in, H, W], style code `z` [N, style_dim] -> [N, out, H or 2H, W or 2W]. `gain` is a factor on the output,
+    and `bias` [1, out, 1, 1] is added to that.
     """
 
     demodulation: Tensor | None
@@ -243,7 +244,7 @@ class ModulatedConv(Folding):
             weight = weight.contiguous(memory_format=torch.channels_last)
         self.weight.data = weight[None]
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor, bias: Tensor) -> Tensor:
         weight = self.weight[0] if self.folded else self.weight[0] * self.scale
         energy = self._energy(weight) if self.demodulation is None else self.demodulation
         style = self.modulation(z)
@@ -253,8 +254,7 @@ class ModulatedConv(Folding):
             x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         else:
             x = F.conv2d(x, weight, padding=self.pad)
-        demod = demod.to(x.dtype)[:, :, None, None]
-        return x * demod if torch.is_grad_enabled() else x.mul_(demod)  # gradients need x as it was
+        return torch.addcmul(bias, x, demod.to(x.dtype)[:, :, None, None])
 
 
 class Unused(nn.Module):
@@ -280,7 +280,7 @@ class StyledConv(Folding):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         bias = self.activate.bias if self.folded else self.activate.bias * SQRT2
-        return F.leaky_relu_(self.conv(x, z).add_(bias), SLOPE)
+        return F.leaky_relu_(self.conv(x, z, bias), SLOPE)
 
 
 class ModulatedProjection(Folding):
