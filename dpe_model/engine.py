@@ -53,6 +53,14 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
     return torch.float32
 
 
+def compile_on_gpu(checkpoint: Checkpoint, device: torch.device) -> None:
+    """Have a checkpoint's network compiled by `torch.compile` where it runs on a CUDA GPU; elsewhere say so."""
+    if device.type == "cuda":
+        checkpoint.network.compile_passes()
+    else:
+        logger.info("compile: for CUDA GPUs only; %s goes on without it.", device.type)
+
+
 @dataclass(frozen=True)
 class Services:
     """What the surroundings provide.

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..dpe_model.bundled import bundled_models
 from ..dpe_model.checkpoint import RELEASE_PAGE, BranchRoles, Checkpoint, load_checkpoint
-from ..dpe_model.engine import PRECISIONS, resolve_precision
+from ..dpe_model.engine import PRECISIONS, compile_on_gpu, resolve_precision
 from ..dpe_model.errors import CheckpointError
 from . import host
 from .sockets import CATEGORY, DPEModel
@@ -115,6 +115,16 @@ class LoadDPEModel(io.ComfyNode):
                         "Change it only if Render Expression moves the head."
                     ),
                 ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "For long clips on an NVIDIA GPU: have PyTorch compile the network, which takes a minute or "
+                        "more before the first frame. Where that does not work the log says so and rendering goes on "
+                        "as usual."
+                    ),
+                ),
             ],
             outputs=[DPEModel.Output(display_name="model")],
         )
@@ -126,10 +136,14 @@ class LoadDPEModel(io.ComfyNode):
         return f"{model}:{stat.st_mtime_ns}:{stat.st_size}"
 
     @classmethod
-    def execute(cls, model: str, precision: str = "auto", roles: str = "from the file") -> io.NodeOutput:
+    def execute(
+        cls, model: str, precision: str = "auto", roles: str = "from the file", compile: bool = False
+    ) -> io.NodeOutput:
         """Open the file and hand the network to the host's memory management."""
-        dtype = resolve_precision(precision, host.memory.get_torch_device())
-        checkpoint = load_checkpoint(model_path(model), dtype)
+        device = host.memory.get_torch_device()
+        checkpoint = load_checkpoint(model_path(model), resolve_precision(precision, device))
+        if compile:
+            compile_on_gpu(checkpoint, device)
         chosen = ROLES[roles]
         if chosen is not None:
             checkpoint = replace(checkpoint, roles=chosen)

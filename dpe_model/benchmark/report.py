@@ -18,6 +18,7 @@ from ..video import read_frames
 from .cases import JOBS, Job, Material, PlainRun, Timing, run_engine
 from .flops import PassCost, pass_cost
 from .machine import describe, measure_peak
+from .passes import PASSES, time_passes
 from .stages import STAGES, time_stages
 
 MATERIAL = 32
@@ -37,6 +38,7 @@ class BenchmarkOptions:
         frames: lengths of the long runs; each job is also run for a single frame.
         reference: frames of the plain run, 0 for none. It works frame by frame, so a few tell its speed.
         stages: also take the times of the stages of a full-frame edit.
+        compiled: see `ModelOptions`.
     """
 
     model: Path | None = None
@@ -46,6 +48,7 @@ class BenchmarkOptions:
     frames: tuple[int, ...] = (32,)
     reference: int = 3
     stages: bool = True
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if not self.frames or min(self.frames) < 1 or self.reference < 0:
@@ -64,7 +67,7 @@ class _Run:
     def measure(self, precision: Precision) -> None:
         """All jobs in one precision."""
         options = self.options
-        engine = ModelOptions(options.model, precision, options.device).engine()
+        engine = ModelOptions(options.model, precision, options.device, options.compiled).engine()
         name = SHORT[engine.network.compute_dtype]
         cost = pass_cost(engine.checkpoint.config)
         self._describe(engine, cost)
@@ -73,7 +76,11 @@ class _Run:
             return_free_memory()  # in the pieces that loading left, convolutions take half as long again
             peak = measure_peak(engine.network.compute_dtype, engine.device)
         self.report["peak gflops"][name] = {k: round(v, 1) for k, v in asdict(peak).items()}
-        run_engine(engine, "one", material, min(max(options.frames), engine.chunk))  # warm
+        with self.reporter.stage(f"{name}: passes on the device", None):
+            self.report["passes"][name] = time_passes(engine, material).entry(cost, peak)
+        # A first run is not like the others: memory is found, kernels are chosen or compiled.
+        for job in options.jobs if options.compiled else ("one",):
+            run_engine(engine, job, material, min(max(options.frames), engine.chunk))
         for job in options.jobs:
             for frames in dict.fromkeys((1, *options.frames)):
                 with self.reporter.stage(f"{name}: {JOBS[job]}", frames) as count:
@@ -121,7 +128,7 @@ def run_benchmark(options: BenchmarkOptions, reporter: Reporter | None = None) -
         DPEError: the model cannot be used, or there is no such device.
     """
     run = _Run(options, reporter or Silent())
-    run.report |= {"peak gflops": {}, "runs": [], "reference": [], "stage milliseconds": {}}
+    run.report |= {"peak gflops": {}, "passes": {}, "runs": [], "reference": [], "stage milliseconds": {}}
     for precision in dict.fromkeys(options.precisions):
         run.measure(precision)
         gc.collect()
@@ -149,6 +156,11 @@ def table(report: dict[str, Any]) -> str:
     for run in report["runs"]:
         lines.append(_result(run, run["precision"], f"{run['share of convolution peak']:.0%}"))
     lines += [_result(run, "plain fp32", "") for run in report["reference"]]
+    lines += ["", "pictures a second through the network alone, from and to the device's memory:"]
+    lines.append(_row("", *PASSES, "at a time", "of peak"))
+    for precision, passes in report["passes"].items():
+        rates = (f"{passes[name]:.1f}" for name in PASSES)
+        lines.append(_row(precision, *rates, str(passes["pictures"]), f"{passes['share of convolution peak']:.0%}"))
     if report["stage milliseconds"]:
         lines += ["", "ms a frame of a full-frame edit, one stage after the other:"]
         lines.append(_row("", *STAGES))

@@ -13,13 +13,14 @@ import torch
 
 from ..engine import PRECISIONS
 from .info import say
-from .options import ProgressBars
+from .options import COMPILE_HELP, ProgressBars
 
 NAME = "benchmark"
 HELP = "Time the jobs on this machine, against its own peak and against a plain frame-by-frame run of the same weights."
 DESCRIPTION = """
 Every job is run for one frame and for --frames of the bundled clips, in every precision: frames and GFLOP a second,
-the share of the fastest convolution the machine was seen to do, time to the first frame, peak memory. Operations are
+the share of the fastest convolution the machine was seen to do, time to the first frame, peak memory. Passes are the
+network alone, on pictures that are on the device already and stay there. Operations are
 those of plain convolutions; float32 on a CPU needs fewer, so its share can pass 100 %. The plain run is float32, one
 picture at a time, and encodes everything again for every frame. Close other programs first.
 """
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"], metavar="P",
                         help="one or more of auto, fp32, bf16, fp16 (default: fp32 bf16)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     parser.add_argument("--jobs", nargs="+", choices=("still", "one", "both"), default=["still", "one", "both"],
                         metavar="JOB", help="still (image, one branch), one (video, one branch), both (video, both "
                         "branches); default: all")  # fmt: skip
@@ -60,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         frames=tuple(arguments.frames),
         reference=arguments.reference_frames if arguments.reference else 0,
         stages=arguments.stages,
+        compiled=arguments.compile,
     )
     with threads(arguments.threads):
         report = run_benchmark(options, ProgressBars())

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 EDITS = {"expression": ("expression",), "exp": ("expression",), "pose": ("pose",), "both": ("expression", "pose")}
 """What `--edit` means; `exp` as the published scripts say it."""
+COMPILE_HELP = "on a CUDA GPU: torch.compile the network, which takes a minute or more before the first frame"
 
 
 class ProgressBars:
@@ -41,16 +42,17 @@ def void(_: object) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --precision, --device."""
+    """--model, --precision, --device, --compile."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", type=Path, metavar="PATH", help="dpe.pt or a .safetensors file; default: the bundled")
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the convolutions (default: auto)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument("--compile", action="store_true", help=COMPILE_HELP)
 
 
 def model_options(arguments: argparse.Namespace) -> ModelOptions:
     """What `add_model_options` asked for."""
-    return ModelOptions(arguments.model, arguments.precision, arguments.device)
+    return ModelOptions(arguments.model, arguments.precision, arguments.device, arguments.compile)
 
 
 def add_driver_options(parser: argparse.ArgumentParser, edit: str, lengths: tuple[str, ...] = LENGTH_POLICIES) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..bundled import default_model
 from ..checkpoint import ROLES, Role, load_checkpoint
-from ..engine import Engine, Precision, RenderStep, resolve_precision
+from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_precision
 from ..errors import DPEError, MotionError
 from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, output_length, reached
 from ..video import FrameSource, open_frames
@@ -37,11 +37,13 @@ class ModelOptions:
         path: a model file; None is the bundled one.
         precision: see `resolve_precision`.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+        compiled: use `torch.compile` on a CUDA GPU; elsewhere it is passed over with a note.
     """
 
     path: Path | None = None
     precision: Precision = "auto"
     device: str = "auto"
+    compiled: bool = False
 
     def engine(self) -> Engine:
         """Open the model.
@@ -58,6 +60,8 @@ class ModelOptions:
         path = self.path or default_model()
         checkpoint = load_checkpoint(path, resolve_precision(self.precision, device))
         logger.info("%s: %d px, %s", checkpoint.name, checkpoint.config.size, checkpoint.network.compute_dtype)
+        if self.compiled:
+            compile_on_gpu(checkpoint, torch.device(device))
         return Engine(checkpoint, device)
 
 

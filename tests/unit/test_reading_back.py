@@ -1,4 +1,4 @@
-"""Nothing is read back from a GPU while chunks are begun. The meta device, which refuses to be read, stands in for it."""
+"""Nothing is read back from a GPU while chunks are begun. The meta device stands in for it: it refuses to be read."""
 
 from __future__ import annotations
 
