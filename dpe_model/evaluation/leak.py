@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 FIT_SIZE = 128
 """Pictures are compared at this side at most, px."""
 SEEN = 0.6
-"""A part of which less lies inside the picture is not read. The mean leaks depend on it."""
+"""A part of which less lies inside the picture is not counted as read. The mean leaks depend on it."""
 PART_OF = {"mouth": "mouth", "smile": "mouth", "eyes": "eyes", "brows": "brows"}
 """The part each number of the expression is about."""
 CHECK_SEED = 0
@@ -40,8 +41,25 @@ side: about as far off as the flow of a small network is."""
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Changes of `heads.NUMBERS` from the source as they were read off pictures.
+
+    Attributes:
+        change: [N, 7]. inside: how much of the part that a number is about lies inside the picture, [N, 7] in 0..1.
+    """
+
+    change: Array
+    inside: Array
+
+    @property
+    def read(self) -> npt.NDArray[np.bool_]:
+        """Which of them count as read, [N, 7] bool."""
+        return self.inside >= SEEN
+
+
+@dataclass(frozen=True)
 class Changes:
-    """Changes of `heads.NUMBERS` from the source, each [N, 7]; NaN where a part lies outside the picture.
+    """Changes of `heads.NUMBERS` from the source, each [N, 7].
 
     Attributes:
         asked: to the driver. by: measured on the model's edit of a role.
@@ -49,25 +67,43 @@ class Changes:
     """
 
     asked: Array
-    by: Mapping[Role, Array]
+    by: Mapping[Role, Measured]
     known: Array
-    found: Array
+    found: Measured
 
 
 def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None) -> Changes:
     """Fit every expression edit and pose edit of these people (a second or two a picture)."""
     total = sum(len(one.cases) for one in people)
-    rows: list[dict[str, Array]] = []
+    rows: list[_Row] = []
     with (reporter or Silent()).stage("measure leaks", total) as count:
         for number, one in enumerate(people):
             for row in _person_changes(one, number):
                 rows.append(row)
                 count(1)
-    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return Changes(stacked["asked"], {r: stacked[r] for r in ROLES}, stacked["known"], stacked["found"])
+    return Changes(
+        np.stack([row.asked for row in rows]),
+        {role: _stacked([row.by[role] for row in rows]) for role in ROLES},
+        np.stack([row.known for row in rows]),
+        _stacked([row.found for row in rows]),
+    )
 
 
-def _person_changes(one: Edited, number: int) -> list[dict[str, Array]]:
+@dataclass(frozen=True)
+class _Row:
+    """One case of `Changes`, every array [7]."""
+
+    asked: Array
+    by: Mapping[Role, Measured]
+    known: Array
+    found: Measured
+
+
+def _stacked(measured: Sequence[Measured]) -> Measured:
+    return Measured(np.stack([m.change for m in measured]), np.stack([m.inside for m in measured]))
+
+
+def _person_changes(one: Edited, number: int) -> list[_Row]:
     rng = np.random.default_rng([HELD_OUT, CHECKS, CHECK_SEED, number])
     size = one.cases.source.shape[1]
     picture = painter(one.cases.scene, size)
@@ -77,25 +113,23 @@ def _person_changes(one: Edited, number: int) -> list[dict[str, Array]]:
         # Both drivers of a case share the renders of the grid.
         fit = fits.setdefault((first, second), FaceFit(one.cases.scene, first, second, min(size, FIT_SIZE)))
         start = fit.numbers(fit.between(0.0, 0.0, 0.0, 0.0))
-        row: dict[str, Array] = {role: _numbers(fit, fit.measure(one.results[role][i])) - start for role in ROLES}
         known = moved(fit.between(*rng.uniform(-0.2, 1.2, 4)), np.append(rng.normal(0.0, CHECK_POSE), (0.0, 0.0, 0.0)))
         checked = blurred(bent(picture(fit.params(known)), rng))
-        row |= {
-            "asked": fit.numbers(fit.between(1.0, 1.0, 1.0, 1.0)) - start,
-            "known": fit.numbers(known) - start,
-            "found": _numbers(fit, fit.measure(checked)) - start,
-        }
-        rows.append(row)
+        rows.append(
+            _Row(
+                asked=fit.numbers(fit.between(1.0, 1.0, 1.0, 1.0)) - start,
+                by={role: _measured(fit, fit.measure(one.results[role][i]), start) for role in ROLES},
+                known=fit.numbers(known) - start,
+                found=_measured(fit, fit.measure(checked), start),
+            )
+        )
     return rows
 
 
-def _numbers(fit: FaceFit, reading: Reading) -> Array:
-    """`heads.NUMBERS` [7] of what was read, NaN for what was not seen."""
-    numbers = fit.numbers(reading.face)
-    for i, name in enumerate(NUMBERS):
-        if name in PART_OF and reading.seen[PART_OF[name]] < SEEN:
-            numbers[i] = np.nan
-    return numbers
+def _measured(fit: FaceFit, reading: Reading, start: Array) -> Measured:
+    """What was read off one picture, [7]; the head's own angles are always inside it."""
+    inside = [reading.seen[PART_OF[name]] if name in PART_OF else 1.0 for name in NUMBERS]
+    return Measured(fit.numbers(reading.face) - start, np.array(inside))
 
 
 def bent(picture: Tensor, rng: np.random.Generator) -> Tensor:
@@ -129,37 +163,41 @@ def leak_report(changes: Changes) -> dict[str, Any]:
     return {
         "leak": leak(changes.by, changes.asked),
         "accuracy": {
-            name: _accuracy(changes.found[:, i], changes.known[:, i], float(scale[i])) for i, name in enumerate(NUMBERS)
+            name: _accuracy(changes.found, changes.known[:, i], i, float(scale[i])) for i, name in enumerate(NUMBERS)
         },
     }
 
 
-def leak(changes: Mapping[Role, Array], asked: Array) -> dict[str, dict[str, float | None]]:
+def leak(changes: Mapping[Role, Measured], asked: Array) -> dict[str, dict[str, float | None]]:
     """What each edit changes of each number.
 
     Args:
-        changes: by role, measured change of each number from source to result [N, 7], NaN where it was not read.
+        changes: by role, from source to result, N cases.
         asked: true change from source to driver [N, 7].
 
     Returns:
         By number: `leak`, the mean absolute change by the edit that should leave it alone, divided by the mean
         absolute change by the edit that should change it, with the same drivers; `typical`, the same of medians, which
-        a few pictures that the fit misreads do not move; `follows` and `strays`, the slopes (least squares, through 0)
+        a few pictures that the fit misreads do not move; `all`, the leak over all cases, also those in which the part
+        lies outside a picture and its number is a guess; `follows` and `strays`, the slopes (least squares, through 0)
         of the change over the asked one: of the edit that should change it (1 is perfect), and of the other (0 is
-        perfect); `cases`, how many were read in both edits, on which the two ratios rest. A number that nobody asked
-        to change gives None. `expression` and `pose` have the mean leaks of mouth and eyes, and of the head's angles.
+        perfect); `cases`, how many were read in both edits, on which the first two ratios rest. A number that nobody
+        asked to change gives None. `expression` and `pose` have the mean leaks of mouth and eyes, and of the head's
+        angles.
     """
     report: dict[str, dict[str, float | None]] = {}
     for i, name in enumerate(NUMBERS):
         right: Role = "pose" if name in POSE_NUMBERS else "expression"
         wrong: Role = "expression" if right == "pose" else "pose"
-        wanted, unwanted, goal = changes[right][:, i], changes[wrong][:, i], asked[:, i]
-        both = np.isfinite(wanted) & np.isfinite(unwanted)
+        wanted, unwanted, goal = changes[right].change[:, i], changes[wrong].change[:, i], asked[:, i]
+        seen = {role: changes[role].read[:, i] for role in (right, wrong)}
+        both = seen[right] & seen[wrong]
         report[name] = {
             "leak": _ratio(_mean(unwanted[both]), _mean(wanted[both])),
             "typical": _ratio(_median(unwanted[both]), _median(wanted[both])),
-            "follows": _slope(wanted, goal),
-            "strays": _slope(unwanted, goal),
+            "all": _ratio(_mean(unwanted), _mean(wanted)),
+            "follows": _slope(wanted[seen[right]], goal[seen[right]]),
+            "strays": _slope(unwanted[seen[wrong]], goal[seen[wrong]]),
             "cases": int(both.sum()),
         }
     groups = {"expression": EXPRESSION_NUMBERS[:2], "pose": POSE_NUMBERS}
@@ -170,9 +208,7 @@ def leak(changes: Mapping[Role, Array], asked: Array) -> dict[str, dict[str, flo
 
 
 def _slope(changes: Array, goal: Array) -> float | None:
-    """Least squares through 0, over what was read."""
-    read = np.isfinite(changes)
-    changes, goal = changes[read], goal[read]
+    """Least squares through 0."""
     return _ratio(float((changes * goal).sum()), float((goal * goal).sum()))
 
 
@@ -184,9 +220,9 @@ def _median(values: Array) -> float:
     return float(np.median(np.abs(values))) if len(values) else 0.0
 
 
-def _accuracy(found: Array, known: Array, scale: float) -> dict[str, float | None]:
-    read = np.isfinite(found)
-    known, off = known[read], found[read].astype(np.float64) - known[read]
+def _accuracy(found: Measured, known: Array, number: int, scale: float) -> dict[str, float | None]:
+    read = found.read[:, number]
+    known, off = known[read], found.change[read, number].astype(np.float64) - known[read]
     if not len(off):
         return {"r2": None, "error": None}
     rest = _ratio(float((off**2).sum()), float(((known - known.mean()) ** 2).sum()))

@@ -17,7 +17,7 @@ from dpe_model.errors import EvaluationError  # noqa: E402
 from dpe_model.evaluation import heads  # noqa: E402
 from dpe_model.evaluation.face_fit import FaceFit  # noqa: E402
 from dpe_model.evaluation.heads import NUMBERS, Cases, draw_cases, face_numbers, open_studio  # noqa: E402
-from dpe_model.evaluation.leak import Changes, bent, blurred, leak, leak_report, measure_changes  # noqa: E402
+from dpe_model.evaluation.leak import Changes, Measured, bent, blurred, leak, leak_report, measure_changes  # noqa: E402
 from dpe_model.evaluation.rendered import (  # noqa: E402
     COPY_DRIVER,
     COPY_SOURCE,
@@ -190,27 +190,40 @@ def test_no_leak_in_the_truth_and_all_of_it_where_everything_is_taken_over(cases
     assert leak_report(measure_changes([everything]))["leak"]["pose"]["leak"] == 1.0
 
 
+def inside(change, *outside) -> Measured:
+    """Changes read off pictures; of the cases in `outside` the mouth is not in the picture."""
+    seen = np.ones_like(change)
+    seen[list(outside), 3] = 0.2
+    return Measured(change, seen)
+
+
 def test_leak_against_hand_computed_values() -> None:
     asked = np.zeros((2, 7), np.float32)
     asked[:, 0], asked[:, 3] = [10, -10], [0.4, 0.2]
     pose, expression = np.zeros((2, 7), np.float32), np.zeros((2, 7), np.float32)
     pose[:, 0], pose[:, 3] = [8, -8], [0.05, -0.05]
     expression[:, 0], expression[:, 3] = [2, 0], [0.4, 0.2]
-    report = leak({"pose": pose, "expression": expression}, asked)
-    assert report["yaw"] == {"leak": 0.125, "typical": 0.125, "follows": 0.8, "strays": 0.1, "cases": 2}
+    report = leak({"pose": inside(pose), "expression": inside(expression)}, asked)
+    assert report["yaw"] == {
+        "leak": 0.125, "typical": 0.125, "all": 0.125, "follows": 0.8, "strays": 0.1, "cases": 2
+    }  # fmt: skip
     assert report["mouth"]["leak"] == pytest.approx(0.05 / 0.3, abs=1e-4)
     assert report["mouth"]["strays"] == pytest.approx(0.01 / 0.2, abs=1e-4)
-    assert report["roll"] == {"leak": None, "typical": None, "follows": None, "strays": None, "cases": 2}
+    assert report["roll"] == dict.fromkeys(("leak", "typical", "all", "follows", "strays")) | {"cases": 2}
     assert report["pose"]["leak"] == 0.125
 
 
-def test_cases_that_could_not_be_read_are_left_out() -> None:
+def test_cases_outside_the_picture_are_left_out_but_of_all() -> None:
     asked, pose, expression = (np.zeros((3, 7), np.float32) for _ in range(3))
     asked[:, 3] = 0.4
-    pose[:, 3], expression[:, 3] = [0.02, np.nan, 0.06], [0.2, 0.1, np.nan]
-    report = leak({"pose": pose, "expression": expression}, asked)
-    assert report["mouth"] == {"leak": 0.1, "typical": 0.1, "follows": 0.375, "strays": 0.1, "cases": 1}
-    changes = Changes(asked, {"pose": pose, "expression": expression}, asked + pose, asked + pose)
+    pose[:, 3], expression[:, 3] = [0.02, 0.22, 0.06], [0.2, 0.1, 0.3]
+    by = {"pose": inside(pose, 1), "expression": inside(expression, 2)}
+    report = leak(by, asked)
+    assert report["mouth"] == {
+        "leak": 0.1, "typical": 0.1, "all": 0.5, "follows": 0.375, "strays": 0.1, "cases": 1
+    }  # fmt: skip
+    changes = Changes(asked, by, asked + pose, inside(asked + pose))
+    changes.found.change[1, 3], changes.found.inside[1, 3] = 9.0, 0.0
     assert leak_report(changes)["accuracy"]["mouth"] == {"r2": 1.0, "error": 0.0}
 
 
@@ -218,7 +231,7 @@ def test_one_misread_picture_moves_the_leak_but_not_the_typical_one() -> None:
     asked, pose, expression = (np.zeros((5, 7), np.float32) for _ in range(3))
     asked[:, 3], expression[:, 3] = 0.4, 0.2
     pose[:, 3] = [0.02, -0.02, 0.02, -0.02, 1.5]
-    report = leak({"pose": pose, "expression": expression}, asked)
+    report = leak({"pose": inside(pose), "expression": inside(expression)}, asked)
     assert report["mouth"]["leak"] == pytest.approx(1.58, abs=1e-4)
     assert report["mouth"]["typical"] == pytest.approx(0.1, abs=1e-4)
 
