@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,10 @@ ROLES: tuple[Role, Role] = ("expression", "pose")
 FORMAT = "dpe"
 RELEASE_PAGE = "https://github.com/OpenTalker/DPE"
 StateDict = dict[str, Tensor]
-_UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError)
+UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
+    AttributeError, AssertionError, struct.error,
+)  # fmt: skip
 """What `torch.load` raises on files that are no whole PyTorch file."""
 
 
@@ -232,11 +236,13 @@ def _read_pytorch(path: Path) -> StateDict:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UNREADABLE as error:
+        # PyTorch's own text advises loading it unsafely.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it carries code or is no model" if unsafe else (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: expected a PyTorch or safetensors model file, found something that cannot be read safely "
-            f"({reason}). It is truncated, of another format, or carries code; download it again from {RELEASE_PAGE}."
+            f"({reason}). It may be truncated or a web page; download it again from {RELEASE_PAGE}."
         ) from error
     return _find_state_dict(path, content)
 

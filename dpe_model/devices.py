@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from .errors import DPEError
 
 if TYPE_CHECKING:
     from .network import NetworkConfig
@@ -22,6 +25,24 @@ SHARE = 0.7
 """Part of the free memory that a chunk may take; the rest is for what is only estimated."""
 MAPS = 12
 """Working memory of a picture in flight, in maps of the highest resolution."""
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device by name; `auto` is a CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        DPEError: no such name, or PyTorch finds no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DPEError(f"device: expected auto, cpu, cuda, cuda:1 or mps, got {name!r}.") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise DPEError(f"device: {name} was asked for, but PyTorch finds {count} GPUs here. Choose another, or auto.")
+    return device
 
 
 def picture_bytes(config: NetworkConfig, dtype: torch.dtype) -> int:
@@ -52,40 +73,65 @@ def best_chunk(config: NetworkConfig, dtype: torch.dtype, device: torch.device, 
     return max(1, min(most, int(free * SHARE) // picture_bytes(config, dtype)))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device's memory is exhausted. Only CUDA's has a type of its own."""
     text = str(error)
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Keep float32 convolutions on a GPU from being rounded to TF32, PyTorch's default; restored afterwards.
+class _TF32:
+    """PyTorch's TF32 switches, off while anybody needs that. They are the whole process's, and threads come and go."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._before: list[tuple[Any, bool]] = []
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """TF32 is off inside; the last to leave puts it back."""
+        with self._lock:
+            if self._users == 0:
+                self._before = [*self._switched_off(torch.backends.cudnn, torch.backends.cuda.matmul)]
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    for switch, value in self._before:
+                        switch.allow_tf32 = value
+
+    @staticmethod
+    def _switched_off(*switches: Any) -> Iterator[tuple[Any, bool]]:
+        for switch in switches:
+            try:
+                before = switch.allow_tf32
+                switch.allow_tf32 = False
+            except RuntimeError as error:  # set by the newer of PyTorch's two interfaces, which does not go with this
+                logger.debug("TF32 is left as it is (%s).", error)
+                continue
+            yield switch, before
+
+
+_tf32 = _TF32()
+
+
+def exact_float32(device: torch.device) -> AbstractContextManager[None]:
+    """Keep float32 convolutions and matrix products on a GPU from being rounded to TF32; restored afterwards.
 
     Who asks for float32 there wants the exact result: the fast choice is half precision.
     """
-    if device.type != "cuda":
-        yield
-        return
-    cudnn = torch.backends.cudnn
-    try:
-        before = cudnn.allow_tf32
-        cudnn.allow_tf32 = False
-    except RuntimeError as error:  # set by the newer of PyTorch's two interfaces, which does not go with this one
-        logger.debug("TF32 is left as it is (%s).", error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32 = before
+    return _tf32.off() if device.type == "cuda" else nullcontext()
 
 
 def upload(frames: Tensor, device: torch.device) -> Tensor:
     """Frames on the device; to a GPU without waiting for it."""
     if device.type != "cuda" or frames.device.type != "cpu":
         return frames.to(device)
-    return frames.pin_memory().to(device, non_blocking=True)
+    # Expanded frames (grey ones as RGB) cannot be pinned as they are.
+    return frames.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 class Download:

@@ -200,9 +200,9 @@ class Engine:
     def _begun_motion(self, encoding: Encoding, images: Tensor) -> _Begun:
         def again() -> Tensor:
             network = self._exact_network()
-            return network.motion(self._encode(images, with_features=False, network=network).w)
+            return self._motion(self._encode(images, with_features=False, network=network), network)
 
-        return self._begun(self.network.motion(encoding.w), again)
+        return self._begun(self._motion(encoding, self.network), again)
 
     # Rendering
 
@@ -223,8 +223,8 @@ class Engine:
         if not roles:
             raise MotionError("render: expected at least one of expression, pose.")
         steps = [(role, latent.plan(role)) for role in roles]
-        for edit in (edit for role in roles for edit in latent.edits(role)):
-            edit.driver.settled()  # now, and not amid a chunk
+        for role in roles:
+            latent.settle(role)  # now, and not amid a chunk
         if latent.encoding is not None and latent.encoding.dtype == self.network.compute_dtype:
             return self._render_kept(latent.encoding, latent.frames, steps)
         if len(latent.motion) == 1:
@@ -297,7 +297,7 @@ class Engine:
             if i:
                 # As published, the half-way picture is encoded as it is, unclamped.
                 encoding = self._encode(images, with_features=True, network=network)
-            alpha = plan.apply(network.motion(encoding.w).expand(count, -1), start)
+            alpha = plan.apply(self._motion(encoding, network).expand(count, -1), start)
             images = self._generate(encoding, alpha, self.checkpoint.roles.branch(role), network)
         return images
 
@@ -361,6 +361,10 @@ class Engine:
             return chosen.encode(images[part], with_features)
 
         return concat_encodings(self._pieces(run, len(images)))
+
+    def _motion(self, encoding: Encoding, network: DPENetwork) -> Tensor:
+        with exact_float32(self.device):
+            return network.motion(encoding.w)
 
     def _generate(self, encoding: Encoding, alpha: Tensor, branch: Branch, network: DPENetwork) -> Tensor:
         self.passes.generator += len(alpha)

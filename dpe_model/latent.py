@@ -43,6 +43,11 @@ class Latent:
         """Pending edits of a role."""
         return self.expression if role == "expression" else self.pose
 
+    def settle(self, role: Role) -> None:
+        """Measure drivers of a role's edits that are still to be measured."""
+        for edit in self.edits(role):
+            edit.driver.settled()
+
     def with_policy(self, policy: LengthPolicy) -> Latent:
         """This latent with another length policy, which holds for all of its edits."""
         return replace(self, policy=policy)

@@ -12,6 +12,7 @@ are affine in alpha, so interpolating alpha is interpolating codes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,13 @@ class Motion:
             frames = (~torch.isfinite(self.alpha)).any(1).nonzero().flatten()[:5].tolist()
             raise MotionError(f"motion: expected finite numbers, found NaN or infinity at frames {frames}.")
         object.__setattr__(self, "alpha", self.alpha.detach().to("cpu", torch.float32))
+        if self.fps is not None and not (isinstance(self.fps, (int, float)) and 0.0 < self.fps < math.inf):
+            raise MotionError(f"motion: expected fps above 0 frames a second, or none, got {self.fps!r}.")
         if self.times is None:
             return
         times = self.times.detach().to("cpu", torch.float64)
-        if self.fps is None or times.shape != (len(self),) or float(times[0]) != 0.0 or bool((times.diff() <= 0).any()):
+        rising = times.shape == (len(self),) and float(times[0]) == 0.0 and bool((times.diff() > 0).all())
+        if self.fps is None or not rising or not math.isfinite(float(times[-1])):
             raise MotionError(
                 f"motion: expected fps and {len(self)} increasing times from 0 on, got fps {self.fps} and times "
                 f"{list(times.shape)}."
@@ -172,6 +176,16 @@ class Motion:
             )
 
 
+def check_strength(strength: float) -> None:
+    """Refuse a strength that is no number.
+
+    Raises:
+        MotionError: NaN or infinity.
+    """
+    if not math.isfinite(strength):
+        raise MotionError(f"strength: expected a number such as 1.0, got {strength}.")
+
+
 @dataclass(frozen=True)
 class Edit:
     """One change of motion: towards a driver, by a strength.
@@ -191,10 +205,12 @@ class Edit:
     def __post_init__(self) -> None:
         if self.mode not in EDIT_MODES:
             raise MotionError(f"mode: expected one of {', '.join(EDIT_MODES)}, got {self.mode!r}.")
-        if not -len(self.driver) <= self.reference < len(self.driver):
+        check_strength(self.strength)
+        frames = len(self.driver)
+        if self.mode == "relative" and not -frames <= self.reference < frames:
             raise MotionError(
-                f"reference frame: expected 0..{len(self.driver) - 1} (the driver has {len(self.driver)} frames), got "
-                f"{self.reference}."
+                f"reference frame: expected {-frames}..{frames - 1} (the driver has {frames} frames; negative ones "
+                f"count from its end), got {self.reference}."
             )
 
     def apply(self, source: Tensor, frames: Tensor) -> Tensor:
@@ -207,7 +223,8 @@ class Edit:
         target = self.driver.at(frames)
         if self.mode == "relative":
             target = target - self.driver.alpha[self.reference]
-        target = target.to(source.device, non_blocking=True)  # a GPU is not waited for
+        # CUDA is not waited for. On others a copy that goes on by itself may find the memory freed.
+        target = target.to(source.device, non_blocking=source.device.type == "cuda")
         if self.mode == "relative":
             target = source + target
         return (1.0 - self.strength) * source + self.strength * target

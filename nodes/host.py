@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.model_management as memory
 import comfy.utils
@@ -73,7 +74,7 @@ def engine(model: LoadedModel, progress: Progress | None = None) -> Engine:
         check_interrupt=check_interrupt,
         free_memory=memory.soft_empty_cache,
         free_bytes=_free_bytes,
-        place=_place,
+        place=partial(_place, model),
     )
     return Engine(model.checkpoint, device, services=services, storage=memory.intermediate_device())
 
@@ -82,10 +83,10 @@ def _free_bytes(device: torch.device) -> int | None:
     return None if memory.is_device_cpu(device) else int(memory.get_free_memory(device))
 
 
-def _place(network: DPENetwork, device: torch.device) -> ModelPatcher:
-    """Put a further network on the device, where the host can see it and make room for it."""
+def _place(model: LoadedModel, network: DPENetwork, device: torch.device) -> ModelPatcher:
+    """Put a further network on the device beside the model's own, which is in use and must not make room for it."""
     patcher = ModelPatcher(network, device, memory.unet_offload_device())
-    memory.load_models_gpu([patcher], force_full_load=True)
+    memory.load_models_gpu([model.patcher, patcher], force_full_load=True)
     return patcher
 
 

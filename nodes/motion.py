@@ -16,6 +16,8 @@ from . import host, inputs
 from .sockets import CATEGORY, DPELatent, DPEModel, DPEMotion
 
 MOTION_ENDING = ".motion.safetensors"
+SAME_RATE = 0.01
+"""Share by which two rates may differ and still count as the same."""
 
 
 class EncodeMotion(io.ComfyNode):
@@ -132,7 +134,7 @@ class EditLatent(io.ComfyNode):
             edited = edited.with_edit("expression", Edit(expression, expression_strength, mode, reference_frame))
         if pose is not None:
             edited = edited.with_edit("pose", Edit(pose, pose_strength, mode, reference_frame))
-        return io.NodeOutput(edited, ui=host.note(_lengths(edited)))
+        return io.NodeOutput(edited, ui=host.note(_lengths(edited), *_rates(edited)))
 
 
 def _lengths(latent: Latent) -> str:
@@ -143,6 +145,18 @@ def _lengths(latent: Latent) -> str:
     if len(parts) == 1:
         parts.append("no edit")
     return f"{', '.join(parts)} -> {_count(latent.length, 'frame')}"
+
+
+def _rates(latent: Latent) -> list[str]:
+    """A line for each driver that is known to run at another rate than the source."""
+    own = latent.motion.fps if len(latent.motion) > 1 else None
+    return [
+        f"{role} driver {edit.driver.fps:g} fps, source {own:g} fps: frames go one by one, so it plays at another "
+        "speed. Bring both clips to one rate before DPE Encode Motion, or use DPE Drive Video."
+        for role in ROLES
+        for edit in latent.edits(role)
+        if own and edit.driver.fps and abs(edit.driver.fps / own - 1.0) > SAME_RATE
+    ]
 
 
 def _count(number: int, thing: str) -> str:

@@ -157,8 +157,9 @@ def _check_lengths(frames: torch.Tensor, edited: torch.Tensor, crop: Crop) -> No
     if not len(frames) == len(edited) == len(crop):
         raise FrameError(
             f"Expected as many frames as portraits and crops, got {len(frames)} frames, {len(edited)} portraits, "
-            f"{len(crop)} crops. Where the driver is shorter than the source, set length in DPE Edit Latent to hold, "
-            "loop or ping_pong."
+            f"{len(crop)} crops. A single picture that is driven by a clip has to be repeated before DPE Crop "
+            "Portrait, as often as the clip has frames; where the driver is shorter than the source, set length in "
+            "DPE Edit Latent to hold, loop or ping_pong."
         )
 
 

@@ -94,7 +94,7 @@ class CropPortrait(io.ComfyNode):
                     options=list(FRAMINGS),
                     default="follow",
                     tooltip=(
-                        "static: one crop for the whole clip, for a head that stays about where it is. follow: the "
+                        "static: one crop for each shot, for a head that stays about where it is. follow: the "
                         "crop moves with the head, smoothed over the whole clip without lag. A cut begins anew."
                     ),
                 ),

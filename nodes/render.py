@@ -12,6 +12,7 @@ from .sockets import CATEGORY, DPELatent, DPEModel
 
 
 def _render(model: host.LoadedModel, latent: Latent, role: Role) -> torch.Tensor:
+    latent.settle(role)  # before the model is loaded: another one may be needed for it
     engine = host.engine(model)
     return host.gather(engine.render(latent, role), latent.length, host.Progress(latent.length))
 

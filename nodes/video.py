@@ -183,7 +183,7 @@ class DriveVideo(io.ComfyNode):
                     "framing",
                     options=list(FRAMINGS),
                     default="follow",
-                    tooltip="static: one crop for the whole clip. follow: the crop moves with the head.",
+                    tooltip="static: one crop for each shot. follow: the crop moves with the head.",
                 ),
                 io.Float.Input(
                     "scale",
@@ -336,6 +336,8 @@ class DriveVideo(io.ComfyNode):
                 reference=reference_frame,
                 length=length,
             )
+            if driver_motion is not None:
+                driver_motion.settled()  # before the model is loaded: another one may be needed for it
             path, reporter = folder / "edited.mp4", HostReporter()
             done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show

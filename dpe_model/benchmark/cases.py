@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Role
+from ..devices import exact_float32
 from ..engine import Engine
 from ..frames import from_network, to_network
 from ..motion import Edit, EditPlan
@@ -121,10 +122,11 @@ class PlainRun:
         network, size = self.network, self.network.config.size
         for i in range(len(driving)):
             images = to_network(source[i % len(source)], size, self.device)
-            alpha = network.motion(network.encode(to_network(driving[i], size, self.device)).w)
-            for role in ROLES[job]:
-                branch: Literal["pose", "exp"] = "pose" if self.branches[role] == "pose" else "exp"
-                images = network.render(network.encode(images), alpha, branch)
+            with exact_float32(self.device):
+                alpha = network.motion(network.encode(to_network(driving[i], size, self.device)).w)
+                for role in ROLES[job]:
+                    branch: Literal["pose", "exp"] = "pose" if self.branches[role] == "pose" else "exp"
+                    images = network.render(network.encode(images), alpha, branch)
             yield from_network(images).cpu()
 
 

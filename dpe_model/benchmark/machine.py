@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..devices import exact_float32
+
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 _CPU = Path("/proc/cpuinfo")
@@ -51,10 +53,12 @@ def measure_peak(dtype: torch.dtype, device: torch.device) -> Peak:
         weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
         weight = weight.contiguous(memory_format=torch.channels_last)
         flops = 2 * 9 * channels * x.numel()
-        best = max(best, _rate(partial(F.conv2d, x, weight, padding=1), flops, device))
+        with exact_float32(device):
+            best = max(best, _rate(partial(F.conv2d, x, weight, padding=1), flops, device))
     n = MATRIX * factor
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    return Peak(best, _rate(lambda: a @ b, 2 * n**3, device))
+    with exact_float32(device):
+        return Peak(best, _rate(lambda: a @ b, 2 * n**3, device))
 
 
 def _rate(run: Callable[[], object], flops: int, device: torch.device) -> float:

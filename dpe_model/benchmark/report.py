@@ -78,9 +78,7 @@ class _Run:
         self.report["peak gflops"][name] = {k: round(v, 1) for k, v in asdict(peak).items()}
         with self.reporter.stage(f"{name}: passes on the device", None):
             self.report["passes"][name] = time_passes(engine, material).entry(cost, peak)
-        # A first run is not like the others: memory is found, kernels are chosen or compiled.
-        for job in options.jobs if options.compiled else ("one",):
-            run_engine(engine, job, material, min(max(options.frames), engine.chunk))
+        self._warm(engine, material)
         for job in options.jobs:
             for frames in dict.fromkeys((1, *options.frames)):
                 with self.reporter.stage(f"{name}: {JOBS[job]}", frames) as count:
@@ -94,6 +92,16 @@ class _Run:
         if options.stages:
             with self.reporter.stage(f"{name}: stages of a full-frame edit", None):
                 self.report["stage milliseconds"][name] = time_stages(engine, min(options.frames))
+
+    def _warm(self, engine: Engine, material: Material) -> None:
+        """A first run is not like the others: memory is found, kernels are chosen; or compiled, for each shape."""
+        many = min(max(self.options.frames), engine.chunk)
+        if not self.options.compiled:
+            run_engine(engine, "one", material, many)
+            return
+        for job in self.options.jobs:
+            for frames in (1, many):
+                run_engine(engine, job, material, frames)
 
     def compare(self) -> None:
         """The plain run, and how much faster every other is."""

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="JSON lines (.jsonl) or .csv: one clip a line, source, output (default: the source's name) and any option "
-        "of edit-video for this clip alone; paths are relative to the manifest",
+        "of edit-video for this clip alone; output is relative to --output-dir, all other paths to the manifest",
     )
     parser.add_argument(
         "--output-dir", type=Path, required=True, metavar="PATH", help="the edited videos and the report"

@@ -24,13 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlay", type=Path, metavar="PATH", help="also show who was found under which number, and what is cut out"
     )
     options.add_crop_options(parser)
+    options.add_encoding_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    crop = options.crop_options(arguments)
     frames = crop_clip(
-        arguments.source, arguments.output, crop, arguments.size, options.ProgressBars(), arguments.overlay
+        arguments.source,
+        arguments.output,
+        options.crop_options(arguments),
+        arguments.size,
+        options.ProgressBars(),
+        arguments.overlay,
+        options.encoding(arguments),
     )
     logger.info("%s: %d frames", arguments.output, frames)
     return 0

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_crop_when(parser, "--crop", "cut out faces first; auto: where frames are not square (default)")
     parser.add_argument("--no-sound", action="store_true", help="leave the sound out")
     options.add_crop_options(parser)
+    options.add_encoding_options(parser)
     options.add_model_options(parser)
 
 
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         crop=arguments.crop,
         crop_options=options.crop_options(arguments),
         sound=not arguments.no_sound,
+        encoding=options.encoding(arguments),
     )
     frames = drive(job, options.ProgressBars())
     logger.info("%s: %d frames", arguments.output, frames)

@@ -6,7 +6,6 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..bundled import DRIVING_CLIP
 from ..jobs import EditVideoJob, edit_video
 from ..jobs.edit_video import RESULTS, EditOptions
 from . import options, paste_options
@@ -32,11 +31,12 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     options.add_crop_when(parser, "--driver-crop", "cut out the driver's face first; auto: where it is not square")
     options.add_crop_options(parser)
     paste_options.add_paste_options(parser)
+    options.add_encoding_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    asked = job(arguments, arguments.source, arguments.output, DRIVING_CLIP)
+    asked = job(arguments, arguments.source, arguments.output)
     if asked.drivers.pose is not None and arguments.result == "frame":
         logger.warning("Pasting suits expression edits; after a pose edit the neck may no longer fit the body.")
     frames = edit_video(asked, options.ProgressBars())
@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def job(arguments: argparse.Namespace, source: Path, output: Path, driver: Path | None = None) -> EditVideoJob:
-    """What was asked for, as a job; `driver` drives where nobody was named."""
+def job(arguments: argparse.Namespace, source: Path, output: Path) -> EditVideoJob:
+    """What was asked for, as a job."""
     return EditVideoJob(
         source=source,
-        drivers=options.drivers(arguments, driver),
+        drivers=options.drivers(arguments),
         output=output,
         model=options.model_options(arguments),
         options=EditOptions(
@@ -56,5 +56,6 @@ def job(arguments: argparse.Namespace, source: Path, output: Path, driver: Path 
             driver_crop=arguments.driver_crop,
             paste=paste_options.paste_options(arguments),
             result=arguments.result,
+            encoding=options.encoding(arguments),
         ),
     )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..engine import PRECISIONS
 from ..errors import MotionError
-from ..jobs import CropOptions, Drivers, ModelOptions
+from ..jobs import CropOptions, Drivers, ModelOptions, VideoEncoding
 from ..jobs.portraits import CROP_WHEN, first_portraits
 from ..motion import EDIT_MODES, LENGTH_POLICIES
 from ..portrait import DETECTORS
@@ -80,6 +80,11 @@ def drivers(arguments: argparse.Namespace, default: Path | None = None) -> Drive
     if driving is None and arguments.expression is None and arguments.pose is None:
         raise MotionError("expected a driver: --driving, --expression or --pose.")
     roles = EDITS[arguments.edit] if driving is not None else ()
+    if roles and all(getattr(arguments, role) is not None for role in roles):
+        raise MotionError(
+            f"--driving: nothing is left for it to drive: --edit is {arguments.edit}, and --{roles[-1]} names another "
+            "driver. Choose another --edit, or leave one of the two out."
+        )
     return Drivers(
         expression=arguments.expression or (driving if "expression" in roles else None),
         pose=arguments.pose or (driving if "pose" in roles else None),
@@ -98,7 +103,6 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scale",
         type=_scale,
-        default=SCALE,
         metavar="NUMBER|auto",
         help=f"side of the crop in face boxes; auto: heads as large as in the other's portraits (default: {SCALE})",
     )
@@ -106,10 +110,14 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
         "--match",
         type=Path,
         metavar="PATH",
-        help="for --scale auto: portraits whose heads to match",
+        help="portraits whose heads to match; implies --scale auto",
     )
-    group.add_argument("--person", choices=SELECT, help="who, where there are several (default: largest)")
-    group.add_argument("--person-index", type=int, default=0, help="for --person index; 0 is seen longest and largest")
+    group.add_argument(
+        "--person",
+        choices=SELECT,
+        help="who of the source, where there are several (default: largest); of a driver always the largest",
+    )
+    group.add_argument("--person-index", type=int, metavar="N", help="the Nth person; 0 is seen longest and largest")
     group.add_argument(
         "--person-at",
         type=_position,
@@ -125,12 +133,14 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
 
 def crop_options(arguments: argparse.Namespace) -> CropOptions:
     """What `add_crop_options` asked for."""
-    auto = arguments.scale == AUTO
+    if arguments.match is not None and arguments.scale not in (None, AUTO):
+        raise ValueError(f"--match: the heads decide the scale; leave --scale {arguments.scale} out, or --match.")
+    auto = arguments.scale == AUTO or arguments.match is not None
     return CropOptions(
         arguments.framing,
-        SCALE if auto else arguments.scale,
+        SCALE if auto or arguments.scale is None else arguments.scale,
         _person(arguments),
-        arguments.person_index,
+        arguments.person_index or 0,
         arguments.no_face,
         arguments.detector,
         position=arguments.person_at or (0.5, 0.5),
@@ -140,21 +150,31 @@ def crop_options(arguments: argparse.Namespace) -> CropOptions:
 
 
 def _scale(text: str) -> float | str:
-    return AUTO if text == AUTO else float(text)
+    try:
+        return AUTO if text == AUTO else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from error
 
 
 def _position(text: str) -> tuple[float, float]:
-    x, y = text.split(",")
-    return float(x), float(y)
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected X,Y such as 0.5,0.3, got {text!r}") from error
+    return x, y
 
 
 def _person(arguments: argparse.Namespace) -> str:
-    """Who is meant; a point or a mask says so by itself."""
-    given = {"position": arguments.person_at is not None, "mask": arguments.person_mask is not None}
+    """Who is meant; a number, a point or a mask says so by itself."""
+    given = {
+        "index": arguments.person_index is not None,
+        "position": arguments.person_at is not None,
+        "mask": arguments.person_mask is not None,
+    }
     named = [arguments.person] if arguments.person else [name for name, there in given.items() if there]
     if len(named) > 1 or any(there and named != [name] for name, there in given.items()):
-        raise ValueError("--person, --person-at, --person-mask: expected one way to choose the person.")
-    if named and not given.get(named[0], True):
+        raise ValueError("--person, --person-index, --person-at, --person-mask: expected one way to choose the person.")
+    if named and named[0] != "index" and not given.get(named[0], True):
         option = "--person-at X,Y" if named[0] == "position" else "--person-mask PICTURE"
         raise ValueError(f"--person {named[0]}: expected {option} with it.")
     return named[0] if named else "largest"
@@ -175,6 +195,24 @@ def _match(arguments: argparse.Namespace) -> Path | None:
     if match is None:
         logger.info("--scale auto: nobody is a portrait already; all are cut out alike, at scale %s.", SCALE)
     return match
+
+
+def add_encoding_options(parser: argparse.ArgumentParser) -> None:
+    """How a video is encoded."""
+    group = parser.add_argument_group("encoding")
+    group.add_argument("--crf", type=int, metavar="N", help="quality, 0 the best (default: 18; .webm: 28)")
+    group.add_argument("--codec", metavar="NAME", help="FFmpeg's encoder (default: libx264; .webm: libvpx-vp9)")
+    group.add_argument(
+        "--pix-fmt",
+        default=VideoEncoding.pix_fmt,
+        metavar="NAME",
+        help=f"pixel format, e.g. yuv444p for the colour of every pixel (default: {VideoEncoding.pix_fmt})",
+    )
+
+
+def encoding(arguments: argparse.Namespace) -> VideoEncoding:
+    """What `add_encoding_options` asked for."""
+    return VideoEncoding(arguments.crf, arguments.codec, arguments.pix_fmt)
 
 
 def add_crop_when(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:

@@ -17,14 +17,14 @@ def add_paste_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mask",
         choices=MASKS,
-        default=DEFAULTS.mask,
-        help="what is replaced: the face, the whole crop, or the face as a parsing network sees it (default: face)",
+        help="what is replaced: the face, the whole crop, or the face as a parsing network sees it (default: face, or "
+        "parsing where its weights are named)",
     )
     group.add_argument(
         "--parsing-weights",
         type=Path,
         metavar="PATH",
-        help="for --mask parsing: the published face-parsing weights, 79999_iter.pth",
+        help="the published face-parsing weights, 79999_iter.pth, for --mask parsing",
     )
     _add_number(group, "--feather", "soft edge of the mask, in sides of the crop")
     _add_number(group, "--grow", "size of the face's mask, above 1 larger")
@@ -44,8 +44,9 @@ def paste_options(arguments: argparse.Namespace) -> PasteOptions:
     Raises:
         ValueError: a number out of range, or --mask parsing without its weights.
     """
+    implied = DEFAULTS.mask if arguments.parsing_weights is None else "parsing"
     return PasteOptions(
-        mask=arguments.mask,
+        mask=arguments.mask or implied,
         feather=arguments.feather,
         grow=arguments.grow,
         colour_match=arguments.colour_match,

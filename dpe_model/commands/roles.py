@@ -48,8 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         crop = options.crop_options(arguments)
         source, driving = (
-            some_frames(open_portraits(open_frames(path), arguments.crop, crop, engine.size, bars, name), count)
-            for name, path, count in (("source", arguments.source, 1), ("driver", arguments.driving, FRAMES))
+            some_frames(open_portraits(open_frames(path), arguments.crop, who, engine.size, bars, name), count)
+            for name, path, who, count in (
+                ("source", arguments.source, crop, 1),
+                ("driver", arguments.driving, crop.of_driver(), FRAMES),
+            )
         )
         detector = load_detector(arguments.detector)
         evidence = measure_roles_on_clips(EngineEditor(engine), stated, source, driving, detector, bars)

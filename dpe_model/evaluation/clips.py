@@ -85,8 +85,9 @@ def evaluate_clips(options: ClipOptions, engine: Engine, reporter: Reporter | No
 def write_clips(options: ClipOptions, size: int, paths: dict[str, Path], reporter: Reporter) -> None:
     """The portraits of source and driver, and the three results."""
     options.output.mkdir(parents=True, exist_ok=True)
+    people = {SOURCE: options.crop_options, DRIVER: options.crop_options.of_driver()}
     for name, path in ((SOURCE, options.source), (DRIVER, options.driving)):
-        clip = open_portraits(open_frames(path), options.crop, options.crop_options, size, reporter, name)
+        clip = open_portraits(open_frames(path), options.crop, people[name], size, reporter, name)
         fps = clip.source.info.fps
         with (
             FrameWriter(paths[name], fps, sources=[path], crf=PORTRAIT_CRF) as writer,
@@ -132,7 +133,8 @@ def clip_sheet(output: Path) -> Image.Image:
     paths = {name: output / f"{name}.mp4" for name in CLIPS}
     frames = len(open_frames(paths["both"]))
     fps = float(probe(paths["both"]).fps)
-    moments = [round((i + 0.5) * frames / SHEET_ROWS - 0.5) for i in range(min(SHEET_ROWS, frames))]
+    rows = min(SHEET_ROWS, frames)
+    moments = [round((i + 0.5) * frames / rows - 0.5) for i in range(rows)]
     labels = {"expression": "expression edit", "pose": "pose edit"}
     columns = []
     for name, path in paths.items():

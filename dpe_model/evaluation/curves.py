@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def load_curves(video: Path) -> Curves:
                     f"{path}: expected the fields {', '.join(CURVES)}; missing: {', '.join(missing)}."
                 )
             curves = {name: np.asarray(data[name], np.float64) for name in CURVES}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise EvaluationError(f"{path}: expected the curves of {video.name}, could not read them ({error}).") from error
     shapes = {curve.shape for curve in curves.values()}
     if len(shapes) != 1 or len(shapes.pop()) != 1 or not len(curves["yaw"]):

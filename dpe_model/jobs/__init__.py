@@ -5,6 +5,7 @@ from .edit_video import EditOptions, EditVideoJob, edit_clip, edit_video
 from .portraits import CropOptions, crop_clip
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions
+from .writing import VideoEncoding
 
 __all__ = [
     "CropOptions",
@@ -15,6 +16,7 @@ __all__ = [
     "ModelOptions",
     "Reporter",
     "Silent",
+    "VideoEncoding",
     "crop_clip",
     "drive",
     "edit_clip",

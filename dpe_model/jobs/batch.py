@@ -145,7 +145,7 @@ def settings_of(job: EditVideoJob, model: str) -> str:
 
     Args:
         job: the clip.
-        model: the model's fingerprint and precision.
+        model: all that tells the model in use from another.
 
     Raises:
         VideoError: a file is missing.
@@ -154,13 +154,20 @@ def settings_of(job: EditVideoJob, model: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _model_of(engine: Engine) -> str:
+    """Motion space, roles and precision, and the file, since a fingerprint knows nothing of the generators."""
+    checkpoint = engine.checkpoint
+    file = None if checkpoint.path is None else _file_state(checkpoint.path)
+    return json.dumps([checkpoint.fingerprint, asdict(checkpoint.roles), str(engine.network.compute_dtype), file])
+
+
 def _run(job: EditVideoJob, engine: Callable[[], Engine], reporter: Reporter) -> Outcome:
     begun = time.monotonic()
     names = (str(job.source), str(job.output))
     record = job.output.with_name(job.output.name + RECORD)
     opened = engine()  # a model that cannot be opened is no clip's fault
     try:
-        settings = settings_of(job, f"{opened.checkpoint.fingerprint} {opened.network.compute_dtype}")
+        settings = settings_of(job, _model_of(opened))
         before = _read_record(record)
         if before.get("settings") == settings and job.output.exists():
             return Outcome(*names, "skipped", int(str(before.get("frames", 0))))

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..engine import Engine
-from ..errors import VideoError
 from ..overlap import Behind
-from ..video import FrameWriter, as_fps, open_frames, probe
+from ..video import as_fps, open_frames, probe
 from ..video.writer import PICTURES
 from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, kept_length, lay_out, measure_drivers, source_clock, still_clock
 from .stream import AHEAD, stream
+from .writing import VideoEncoding, check_kind
 
 DEFAULT_FPS = 25.0
 
@@ -30,6 +30,7 @@ class DriveJob:
         crop: whether faces are cut out first; "auto" does so where frames are not square.
         crop_options: how faces are found and framed.
         sound: copy the sound of a moving source; of the driver, where the source is a still.
+        encoding: how a video is encoded.
     """
 
     source: Path
@@ -39,6 +40,7 @@ class DriveJob:
     crop: CropWhen = "auto"
     crop_options: CropOptions = field(default_factory=CropOptions)
     sound: bool = True
+    encoding: VideoEncoding = field(default_factory=VideoEncoding)
 
 
 def drive(job: DriveJob, reporter: Reporter | None = None) -> int:
@@ -48,8 +50,8 @@ def drive(job: DriveJob, reporter: Reporter | None = None) -> int:
         DPEError: any input that cannot be used, or an output that cannot be written, before rendering starts.
     """
     reporter = reporter or Silent()
-    inputs = [job.source, *job.drivers.paths()]
-    FrameWriter.check(job.output, *inputs)
+    inputs = [job.source, *job.drivers.paths(), *job.crop_options.paths(), *job.model.paths()]
+    job.encoding.check(job.output, inputs)
     engine = job.model.engine()
     source = open_frames(job.source, read_ahead=AHEAD)
     clip = open_portraits(source, job.crop, job.crop_options, engine.size, reporter, "source")
@@ -65,15 +67,9 @@ def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[
     motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter, seconds)
     edits = job.drivers.edits(motions)
     seconds = seconds[: kept_length(seconds, edits.values(), policy)]
-    _check_kind(job.output, len(seconds))
-    with FrameWriter(
-        job.output,
-        info.fps,
-        audio_from=job.source if info.has_audio and _takes_sound(job) else None,
-        timestamps="given" if info.kind == "video" else "constant",
-        sources=inputs,
-        colour=info.colour,
-    ) as writer:
+    check_kind(job.output, len(seconds))
+    sound = job.source if info.has_audio and _takes_sound(job) else None
+    with job.encoding.clip_writer(job.output, info, inputs, sound) as writer:
         stream(engine, clip, lay_out(edits, seconds, policy), writer, reporter)
     return writer.frames
 
@@ -84,11 +80,11 @@ def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list
     edits = job.drivers.edits(motions)
     fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), DEFAULT_FPS))
     seconds = still_clock(edits.values(), float(fps), job.drivers.length)
-    _check_kind(job.output, len(seconds))
+    check_kind(job.output, len(seconds))
     steps = lay_out(edits, seconds, job.drivers.length)
     sound = _sound_of(job.drivers) if _takes_sound(job) else None
     with (
-        FrameWriter(job.output, fps, audio_from=sound, sources=inputs) as writer,
+        job.encoding.writer(job.output, fps, inputs, sound) as writer,
         reporter.stage("render", len(seconds)) as count,
         Behind(writer.write, AHEAD) as writing,
     ):
@@ -106,11 +102,3 @@ def _sound_of(drivers: Drivers) -> Path | None:
     """The first driver that can be heard."""
     clips = [path for path in drivers.paths() if path.suffix != ".safetensors"]
     return next((path for path in clips if probe(path).has_audio), None)
-
-
-def _check_kind(output: Path, length: int) -> None:
-    if output.suffix.lower() in PICTURES and length > 1:
-        raise VideoError(
-            f"{output}: a {output.suffix} file holds one picture, the result has {length} frames. Choose a name ending "
-            "in .mp4 for a video, or one without ending for a folder of pictures."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,12 @@ from ..engine import Engine
 from ..errors import MotionError
 from ..memory import return_free_memory
 from ..portrait import PasteOptions, Paster
-from ..video import FrameSource, FrameWriter, open_frames
+from ..video import FrameSource, open_frames
 from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
 from .stream import AHEAD, Preview, stream
+from .writing import VideoEncoding, check_kind
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class EditOptions:
         driver_crop: whether the driver's face is cut out first; "auto" does so where frames are not square.
         paste: how the edited portraits are put back.
         result: "frame", the full frames with the edit, or "portrait", the edited portraits alone.
+        encoding: how the video is encoded.
         overlap: chunks that decoding, pasting and encoding may be apart; 0 does one after the other.
     """
 
@@ -41,11 +43,17 @@ class EditOptions:
     driver_crop: CropWhen = "auto"
     paste: PasteOptions = field(default_factory=PasteOptions)
     result: Result = "frame"
+    encoding: VideoEncoding = field(default_factory=VideoEncoding)
     overlap: int = AHEAD
 
     def __post_init__(self) -> None:
         if self.result not in RESULTS:
             raise ValueError(f"result: expected one of {', '.join(RESULTS)}, got {self.result!r}.")
+
+    def paths(self) -> list[Path]:
+        """The files that are read for it."""
+        weights = self.paste.parsing_weights
+        return [*self.crop.paths(), *([weights] if weights is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -94,10 +102,11 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engi
     Raises:
         DPEError: any input that cannot be used, or an output that cannot be written, before rendering starts.
     """
-    inputs = [job.source, *job.drivers.paths()]
-    FrameWriter.check(job.output, *inputs)
+    inputs = [job.source, *job.drivers.paths(), *job.options.paths(), *job.model.paths()]
+    job.options.encoding.check(job.output, inputs)
     engine = engine or job.model.engine()
     source = open_frames(job.source, read_ahead=job.options.overlap)
+    check_kind(job.output, len(source))
     sound = job.source if source.info.has_audio else None
     done = edit_clip(engine, source, job.drivers, job.output, job.options, reporter, sound, inputs)
     if done.outline_moved:
@@ -137,20 +146,12 @@ def edit_clip(
     info, full = source.info, options.result == "frame"
     crop = find_crop(source, options.crop, engine.size, reporter, "source")
     seconds = source_clock(source)[: len(crop)]
-    driver_crop = replace(options.crop.of_driver(), person="largest")
-    motions = measure_drivers(engine, drivers, options.driver_crop, driver_crop, reporter, seconds)
+    motions = measure_drivers(engine, drivers, options.driver_crop, options.crop.of_driver(), reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)
     paster = Paster(options.paste, crop, engine.device) if full else None
     return_free_memory()
-    with FrameWriter(
-        output,
-        info.fps,
-        audio_from=sound,
-        timestamps="given" if info.kind == "video" else "constant",
-        sources=inputs,
-        colour=info.colour,
-        pixel_aspect=info.pixel_aspect if full else Fraction(1),
-    ) as writer:
+    pixel_aspect = info.pixel_aspect if full else Fraction(1)
+    with options.encoding.clip_writer(output, info, inputs, sound, pixel_aspect) as writer:
         stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
     return EditedClip(writer.frames, paster is not None and paster.outline_moved)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from ..errors import FrameError
+from ..errors import FrameError, NoFaceError
 from ..frames import to_unit
 from ..portrait import (
     Crop,
@@ -25,10 +25,11 @@ from ..portrait import (
     load_detector,
     matching_scale,
 )
-from ..portrait.crop import SCALE
+from ..portrait.crop import SCALE, check_framing
 from ..portrait.scale import head_proportion, spread
-from ..video import FrameSource, FrameWriter, VideoInfo, open_frames, probe, read_frames
+from ..video import FrameSource, VideoInfo, open_frames, probe, read_frames
 from .report import Reporter, Silent
+from .writing import VideoEncoding, check_kind, write_timed
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,18 @@ class CropOptions:
     match: Path | FrameSource | None = None
     detector_root: Path | None = None
 
+    def __post_init__(self) -> None:
+        check_framing(self.scale, self.framing, self.no_face)
+        if not all(0.0 <= place <= 1.0 for place in self.position):
+            raise ValueError(f"position: expected x and y in 0..1 of the frame, got {self.position}.")
+
     def of_driver(self) -> CropOptions:
-        """The same for another clip, where a place in the picture means nobody."""
-        return replace(self, person="largest") if self.person in ("position", "mask") else self
+        """The same for another clip, of whom the largest person counts."""
+        return replace(self, person="largest")
+
+    def paths(self) -> list[Path]:
+        """The files that are read for it."""
+        return [path for path in (self.mask, self.match) if isinstance(path, Path)]
 
     def person_mask(self) -> Tensor | None:
         """The mask [1 or N, H, W] in 0..1, read from its picture where it is a file.
@@ -76,6 +86,17 @@ class CropOptions:
         if isinstance(self.mask, Path):
             return to_unit(read_frames(self.mask, limit=1)).mean(-1)
         return self.mask
+
+
+@contextmanager
+def about(source: FrameSource) -> Iterator[None]:
+    """What is wrong with a clip's pictures is said with its name."""
+    try:
+        yield
+    except (NoFaceError, FrameError) as error:
+        if str(source.info.path) in str(error):
+            raise
+        raise type(error)(f"{source.info.path}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +161,13 @@ def frame_person(
         for frames in source.chunks(DETECT_CHUNK, stop=stop):
             builder.add(frames)
             count(len(frames))
-    people = builder.sightings().people()
-    track = people.choose(options.person, options.person_index, options.position, mask)
-    scale = options.scale if proportion is None else matching_scale(track, proportion)
-    if proportion is not None:
-        logger.info("%s: scale %.2f matches the heads of %s", source.info.path, scale, match and match.info.path)
-    return Framed(frame_portraits(track, scale, options.framing, size, options.no_face), people, track)
+    with about(source):
+        people = builder.sightings().people()
+        track = people.choose(options.person, options.person_index, options.position, mask)
+        scale = options.scale if proportion is None else matching_scale(track, proportion)
+        if proportion is not None:
+            logger.info("%s: scale %.2f matches the heads of %s", source.info.path, scale, match and match.info.path)
+        return Framed(frame_portraits(track, scale, options.framing, size, options.no_face), people, track)
 
 
 def clip_proportion(source: FrameSource, detector: FaceDetector, reporter: Reporter) -> float:
@@ -169,7 +191,8 @@ def clip_proportion(source: FrameSource, detector: FaceDetector, reporter: Repor
                 builder.add(frames[here])
             start += len(frames)
             count(len(frames))
-    return head_proportion(builder.sightings().people().choose().seen, float(source.info.width))
+    with about(source):
+        return head_proportion(builder.sightings().people().choose().seen, float(source.info.width))
 
 
 def taken_as_portraits(info: VideoInfo, when: CropWhen) -> bool:
@@ -208,6 +231,12 @@ def open_portraits(
         name: what the progress calls the person.
         stop: how many frames matter; all if None.
     """
+    if source.info.pixel_aspect != 1:
+        logger.warning(
+            "%s: its pixels are not square (%s wide to high), so faces come out squeezed. Convert it first.",
+            source.info.path,
+            source.info.pixel_aspect,
+        )
     if taken_as_portraits(source.info, when):
         return PortraitClip(source, None, stop)
     return PortraitClip(source, find_crop(source, options, size, reporter, name, stop), stop)
@@ -220,8 +249,9 @@ def crop_clip(
     size: int,
     reporter: Reporter | None = None,
     overlay: Path | None = None,
+    encoding: VideoEncoding | None = None,
 ) -> int:
-    """Cut one person's portraits out of a clip into a file of their own, with the clip's rate and sound.
+    """Cut one person's portraits out of a clip into a file of their own, with the clip's times, colours and sound.
 
     Args:
         source: the full frames.
@@ -230,28 +260,33 @@ def crop_clip(
         size: side of the portraits, px.
         reporter: shows progress.
         overlay: also write the small full frames with everybody's box and number, and the square that is cut out.
+        encoding: how videos are encoded.
 
     Returns:
         The number of frames written.
     """
-    reporter = reporter or Silent()
-    FrameWriter.check(output, source)
-    if overlay is not None:
-        FrameWriter.check(overlay, source, output)
+    check_framing(options.scale, options.framing, options.no_face, size)
+    reporter, encoding = reporter or Silent(), encoding or VideoEncoding()
+    inputs = [source, *options.paths()]
     clip = open_frames(source)
+    for place, needed in ((output, inputs), (overlay, [*inputs, output])):
+        if place is not None:
+            encoding.check(place, needed)
+            check_kind(place, len(clip))
     framed = frame_person(clip, options, size, reporter, "source")
-    sound = source if clip.info.has_audio else None
     with ExitStack() as stack:
-        writer = stack.enter_context(FrameWriter(output, clip.info.fps, audio_from=sound, sources=[source]))
+        sound = source if clip.info.has_audio else None
+        writer = stack.enter_context(encoding.clip_writer(output, clip.info, inputs, sound))
         shown = None
         if overlay is not None:
-            shown = stack.enter_context(FrameWriter(overlay, clip.info.fps, sources=[source]))
+            shown = stack.enter_context(encoding.clip_writer(overlay, clip.info, inputs))
         count = stack.enter_context(reporter.stage("cut", len(clip)))
         start = 0
-        for frames in clip.chunks(CUT_CHUNK):
-            writer.write(crop_frames(frames, framed.crop[start : start + len(frames)]))
+        for frames, times in clip.timed_chunks(CUT_CHUNK):
+            write_timed(writer, crop_frames(frames, framed.crop[start : start + len(frames)]), times)
             if shown is not None:
-                shown.write(draw_overlay(frames, framed.people, framed.track.person, framed.crop, start))
+                overlays = draw_overlay(frames, framed.people, framed.track.person, framed.crop, start)
+                write_timed(shown, overlays, times)
             start += len(frames)
             count(len(frames))
     return writer.frames

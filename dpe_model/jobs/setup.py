@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..bundled import default_model
 from ..checkpoint import ROLES, Role, load_checkpoint
+from ..devices import chosen_device
 from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_precision
-from ..errors import DPEError, MotionError
-from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, output_length, reached
+from ..errors import MotionError
+from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, check_strength, output_length, reached
 from ..video import FrameSource, open_frames
-from .portraits import CropOptions, CropWhen, open_portraits
+from .portraits import CropOptions, CropWhen, about, open_portraits
 from .report import Reporter
 from .stream import AHEAD, chunk_size
 
@@ -45,6 +46,10 @@ class ModelOptions:
     device: str = "auto"
     compiled: bool = False
 
+    def paths(self) -> list[Path]:
+        """The model's file, where one is named."""
+        return [] if self.path is None else [self.path]
+
     def engine(self) -> Engine:
         """Open the model.
 
@@ -52,16 +57,12 @@ class ModelOptions:
             CheckpointError: the file cannot be used.
             DPEError: there is no such device.
         """
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise DPEError(f"device: {device} was asked for, but PyTorch finds no GPU here. Choose cpu or auto.")
+        device = chosen_device(self.device)
         path = self.path or default_model()
         checkpoint = load_checkpoint(path, resolve_precision(self.precision, device))
         logger.info("%s: %d px, %s", checkpoint.name, checkpoint.config.size, checkpoint.network.compute_dtype)
         if self.compiled:
-            compile_on_gpu(checkpoint, torch.device(device))
+            compile_on_gpu(checkpoint, device)
         return Engine(checkpoint, device)
 
 
@@ -91,6 +92,8 @@ class Drivers:
     def __post_init__(self) -> None:
         if self.expression is None and self.pose is None:
             raise MotionError("drivers: expected somebody to drive the expression, the pose, or both; got nobody.")
+        for strength in (self.expression_strength, self.pose_strength):
+            check_strength(strength)
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -176,7 +179,8 @@ def measure_drivers(
             motions[driver].require_checkpoint(fingerprint, str(driver))
         else:
             source = open_frames(driver, read_ahead=AHEAD) if isinstance(driver, Path) else driver
-            motions[driver] = measure_clip(engine, source, when, options, reporter, clock, drivers.reference)
+            reference = drivers.reference if drivers.mode == "relative" else 0
+            motions[driver] = measure_clip(engine, source, when, options, reporter, clock, reference)
     return motions
 
 
@@ -205,7 +209,8 @@ def measure_clip(
     clip = open_portraits(source, when, options, engine.size, reporter, "driver", stop)
     with reporter.stage("measure the driver", len(clip)) as count:
         chunks = clip.chunks(chunk_size(READ_CHUNK, source.info))
-        motion = engine.measure(_counted(chunks, count), None)
+        with about(source):
+            motion = engine.measure(_counted(chunks, count), None)
     if source.info.kind != "video":
         return motion
     seconds, fps = source_clock(source)[: len(motion)], float(source.info.fps)

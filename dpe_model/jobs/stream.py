@@ -23,6 +23,7 @@ from ..portrait import Paster, crop_frames
 from ..video import FrameWriter, VideoInfo
 from .portraits import PortraitClip
 from .report import Reporter
+from .writing import write_timed
 
 AHEAD = 2
 """Chunks that a stage may be ahead of the next."""
@@ -77,7 +78,7 @@ def stream(
     finished: list[Tensor] = []
 
     def encode(frames: Tensor, times: Sequence[Fraction]) -> None:
-        writer.write(frames, times if writer.takes_times else None)
+        write_timed(writer, frames, times)
 
     with reporter.stage("edit", length) as count, Behind(encode, overlap) as encoding:
 

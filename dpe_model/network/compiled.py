@@ -72,21 +72,24 @@ def _any_number(pictures: Tensor) -> None:
 
 
 class _Pass:
-    """A function compiled, or itself once that has failed."""
+    """A function compiled when first called, or itself once that has failed."""
 
     def __init__(self, function: Callable[..., Any], compiler: Compiler) -> None:
         self._plain = function
-        self._function = compiler(function)
+        self._compiler: Compiler | None = compiler
+        self._function = function
 
     def __call__(self, *args: Any) -> Any:
-        if self._function is self._plain:
+        if self._compiler is None:
             return self._plain(*args)
         try:
+            if self._function is self._plain:
+                self._function = self._compiler(self._plain)
             return self._function(*args)
-        except RuntimeError as error:
+        except Exception as error:  # a compiler fails in its own ways; whatever else is wrong, the plain pass says
             if is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:200]
         logger.warning("torch.compile failed (%s); going on without it.", reason)
-        self._function = self._plain
+        self._compiler = None
         return self._plain(*args)

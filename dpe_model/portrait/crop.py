@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FrameError, NoFaceError
-from ..frames import check_frames
+from ..frames import MIN_SIDE, check_frames
 from .face import Face
 from .smooth import filled, follow, segments, smooth, without_outliers
 from .track import Track
@@ -25,6 +25,8 @@ NO_FACE = ("hold", "pass", "stop")
 SCALE = 1.85
 """Side of the crop in sides of the face box. With it and `ANCHOR` the eyes lie as they do in the authors' 256 px
 portraits: 0.22 of the side apart, 0.46 of it below the top."""
+SCALES = (0.5, 10.0)
+"""The least and the most it can be."""
 ANCHOR = (0.5, 0.53)
 """Where the centre of the face box lies in the crop, (x, y) in its side."""
 LANDMARK_SIGMA = 1.5
@@ -119,6 +121,21 @@ class Crop:
         return 1.0 / np.sqrt(np.abs(np.linalg.det(self.matrix[:, :, :2])))
 
 
+def check_framing(scale: float, framing: str, no_face: str, size: int = MIN_SIDE) -> None:
+    """Refuse what `frame_portraits` cannot use, before anybody looks for faces.
+
+    Raises:
+        ValueError: an unknown framing or policy, or a number out of range.
+    """
+    _check_choice("framing", framing, FRAMINGS)
+    _check_choice("no_face", no_face, NO_FACE)
+    low, high = SCALES
+    if not low <= scale <= high:
+        raise ValueError(f"scale: expected {low:g} to {high:g} sides of the face box, got {scale:g}.")
+    if size < MIN_SIDE:
+        raise ValueError(f"size: expected portraits of at least {MIN_SIDE} px a side, got {size}.")
+
+
 def frame_portraits(
     track: Track,
     scale: float = SCALE,
@@ -146,10 +163,9 @@ def frame_portraits(
         NoFaceError: a face in no frame at all, or under "stop" a frame without one.
         ValueError: an unknown framing or policy, or a number out of range.
     """
-    _check_choice("framing", framing, FRAMINGS)
-    _check_choice("no_face", no_face, NO_FACE)
-    if not 0.5 <= scale <= 10.0 or size < 16 or not smoothing >= 0.0:
-        raise ValueError(f"Expected scale 0.5..10, size >= 16, smoothing >= 0, got {scale}, {size}, {smoothing}.")
+    check_framing(scale, framing, no_face, size)
+    if not smoothing >= 0.0:
+        raise ValueError(f"smoothing: expected at least 0 frames, got {smoothing:g}.")
     found = track.found
     corner, side = np.zeros((len(track), 2)), np.zeros(len(track))
     marks, seen = np.zeros((len(track), 5, 2)), np.zeros_like(found)

@@ -25,7 +25,8 @@ def load_detector(name: str = "mtcnn", device: torch.device | str = "cpu", **opt
     if name == "mtcnn":
         from .mtcnn import MTCNNDetector
 
-        return MTCNNDetector(device, **options)
+        # Its pyramid needs a resize that Apple's GPUs do not have for all sizes.
+        return MTCNNDetector("cpu" if torch.device(device).type == "mps" else device, **options)
     if name == "insightface":
         from .insight import InsightFaceDetector
 

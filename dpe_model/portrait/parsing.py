@@ -8,6 +8,7 @@ the place of a spatial path. Module names are that file's own, so it loads as it
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -61,7 +62,10 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the colours the network expects, those of ImageNet."""
 PAGE = "https://github.com/zllrunning/face-parsing.PyTorch"
 FILE = "79999_iter.pth"
-_UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError)
+_UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, struct.error,
+)  # fmt: skip
 
 
 class ParsingError(DPEError):

@@ -178,6 +178,8 @@ class Paster:
         change = change_map(source_low, edited_low)
         mask = self._mask(crop, change, portrait, edited) if own is None else own
         counts = halved(mask.small(matrix, self.device))
+        if not bool(counts.any()):  # nothing of this frame is pasted, nor does it say anything of its colours
+            return
         self._seams.append(_along_edge(change, counts))
         still = None
         if options.detail > 0.0 or options.colour_match != "none":

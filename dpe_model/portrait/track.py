@@ -93,7 +93,7 @@ def find_people(
     if not people:
         raise NoFaceError(
             f"No face was found in any of the {len(detections)} frames. Choose frames that show a face of at least "
-            "some 40 px, lower the detector's min_face or thresholds, or give already cropped portraits."
+            "some 40 px, enlarge the clip, try another detector, or give portraits that are cropped already."
         )
     if len(detections) >= CLIP:
         people = [person for person in people if len(person) >= FLEETING] or people[:1]

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..checkpoint import BranchRoles, load_checkpoint, save_checkpoint
+from ..devices import chosen_device
 from ..errors import CheckpointError
 from ..network import Branch, DPENetwork
 from ..network.layers import Unused
@@ -311,7 +312,7 @@ class Trainer:
         codes: list[tuple[Tensor, ...]] = []
         with torch.no_grad():
             for batch in self._joint_batches(FITTED_CODES):
-                w = self.network.encode(batch.to(self.device).pictures(), with_features=False).w
+                w = self._codes(self.network, batch)
                 alpha = self.network.motion(w)
                 read = [self.network.branch_code(alpha, branch) for branch in branches]
                 codes.append((w, *read, batch.truths().to(self.device)))
@@ -330,9 +331,14 @@ class Trainer:
         found: list[Tensor] = []
         with torch.no_grad():
             for batch in self._joint_batches(SAMPLED_CODES):
-                images = batch.to(self.device).pictures()
-                found.append(network.encode(images, with_features=False).w)
+                found.append(self._codes(network, batch))
         return torch.cat(found)
+
+    def _codes(self, network: DPENetwork, batch: SupervisedBatch) -> Tensor:
+        """Codes `w` of all pictures of a joint batch, no more at a time than a step of this process has sources."""
+        most = max(1, len(batch) // (self.share.world * self.config.accumulate))
+        parts = (part.to(self.device) for part in batch.pictures().split(most))
+        return torch.cat([network.encode(part, with_features=False).w for part in parts])
 
     def _joint_batches(self, pictures: int) -> Iterator[SupervisedBatch]:
         """Whole batches of rendered heads of the current stage, as all processes share them: so many pictures."""
@@ -532,12 +538,10 @@ def _ratio(every: int) -> float:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by name; `auto` is this process's GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
+    """As `chosen_device`, but `auto` and `cuda` mean this process's GPU."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    return chosen_device(name)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,11 @@ def existing(path: str | Path) -> Path:
     return found
 
 
+def local(path: Path) -> str:
+    """The path as FFmpeg takes it: a name such as `scene:1.mp4` would otherwise be a protocol."""
+    return str(path.absolute())
+
+
 def same_place(one: Path, other: Path) -> bool:
     """Whether two paths name one file, links and letter case considered where the system tells."""
     try:

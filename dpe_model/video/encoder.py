@@ -13,6 +13,7 @@ import numpy as np
 from av.container import OutputContainer
 
 from ..errors import VideoError
+from .access import local
 from .pixels import BT709, Colour, from_rgb
 from .reader import first_time
 from .sound import SoundTrack
@@ -96,7 +97,7 @@ class VideoSink:
 
     def _start(self, picture: np.ndarray, time: Fraction | None) -> OutputContainer:
         options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
-        container = av.open(str(self._path), "w", format=self._format, options=options)
+        container = av.open(local(self._path), "w", format=self._format, options=options)
         self._container = container
         stream: Any = container.add_stream(self._codec, rate=self._fps, options=self._options)
         stream.height, stream.width = picture.shape[:2]
@@ -127,13 +128,15 @@ def _halvings(path: Path, codec: str, pix_fmt: str) -> tuple[int, int]:
         VideoError: no such encoder or pixel format here.
     """
     try:
-        av.Codec(codec, "w")
+        formats = [f.name for f in av.Codec(codec, "w").video_formats or ()]
         layout = av.VideoFormat(pix_fmt)
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
             f"{path}: this PyAV has no encoder {codec!r} or no pixel format {pix_fmt!r}. Choose another codec, "
             "or install PyAV's own wheel: pip install av."
         ) from error
+    if formats and pix_fmt not in formats:
+        raise VideoError(f"{path}: {codec} takes no pixel format {pix_fmt}. Choose one of {', '.join(formats)}.")
     probe = 64
     return probe // layout.chroma_height(probe), probe // layout.chroma_width(probe)
 

@@ -24,9 +24,10 @@ from torch import Tensor
 from ..errors import VideoError
 from ..frames import check_frames, to_uint8
 from ..overlap import ahead
-from .access import existing, naming
+from .access import existing, local, naming
 from .pictures import is_picture, list_pictures, picture_size, read_picture
 from .pixels import HDR_TRANSFERS, Colour, Orientation, colour_of, orientation_of, to_rgb
+from .timing import as_fps
 
 logger = logging.getLogger(__name__)
 
@@ -257,6 +258,7 @@ class MemoryFrames(FrameSource):
     def __init__(self, frames: Tensor, fps: Fraction, name: str = "frames in memory") -> None:
         self._frames = check_frames(frames, name)
         count, height, width = self._frames.shape[:3]
+        fps = as_fps(fps)
         super().__init__(VideoInfo(Path(name), width, height, fps, count, False, 0, "video", duration=count / fps))
 
     def _pictures(self, start: int, stop: int | None) -> Pictures:
@@ -355,7 +357,7 @@ class _Video(FrameSource):
 def first_time(path: Path) -> Fraction:
     """Time stamp of the first picture of a file that has sound, in seconds; 0 for a mere sound file."""
     with naming(path, "opening", "The file may be truncated."):
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(local(path), metadata_errors="replace")
     with container:
         if not _videos(container):
             return Fraction(0)
@@ -389,7 +391,7 @@ class _open_video:  # noqa: N801
     def __enter__(self) -> tuple[InputContainer, VideoStream]:
         advice = "Expected a video that FFmpeg can read; the file may be truncated, still being written, or no video."
         with naming(self._path, "opening", advice):
-            self._container = av.open(str(self._path), metadata_errors="replace")
+            self._container = av.open(local(self._path), metadata_errors="replace")
         videos = _videos(self._container)
         if not videos or not videos[0].codec_context:
             kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "nothing"

@@ -17,7 +17,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from torch import Tensor
 
-from .access import naming
+from .access import local, naming
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class SoundTrack:
         self._origin = origin
         self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
         with naming(source, "opening", "Its sound was asked for; the file may be truncated."):
-            self._input: InputContainer = av.open(str(source), metadata_errors="replace")
+            self._input: InputContainer = av.open(local(source), metadata_errors="replace")
         self._stream: AudioStream = next(s for s in self._input.streams.audio if s.codec_context is not None)
         takes = COPIED[container]
         codec = self._stream.codec_context.name
@@ -72,6 +72,8 @@ class SoundTrack:
             logger.info("%s: sound is re-encoded from %s to %s, to fit %s", source, codec, wanted, container)
             self._out = output.add_stream(wanted, rate=rate)
             self._out.codec_context.layout = "mono" if self._stream.codec_context.channels == 1 else "stereo"
+            if self._stream.codec_context.channels > 2:
+                logger.warning("%s: its %d channels become stereo", source, self._stream.codec_context.channels)
         self._output = output
         self._pending = self._packets() if self._copy else self._frames()
         self._next: tuple[Fraction, Fraction, Piece] | None = None
@@ -126,7 +128,7 @@ class SoundTrack:
         """Decoded sound to encode, what lies before 0 cut off, with start and end in seconds of output."""
         context = self._out.codec_context
         rate = context.sample_rate
-        resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=rate)
+        resampler, setup = av.AudioResampler(format="fltp", layout=context.layout, rate=rate), None
         expected = 0
         for packet in self._demuxed():
             try:
@@ -134,7 +136,15 @@ class SoundTrack:
             except av.error.FFmpegError as error:
                 logger.warning("%s: a stretch of sound cannot be decoded and is left out (%s)", self._path, error)
                 continue
-            for frame in (resampled for whole in decoded for resampled in resampler.resample(whole)):
+            resampled: list[av.AudioFrame] = []
+            for whole in decoded:
+                found = (whole.layout.name, whole.sample_rate, whole.format.name)
+                if setup not in (None, found):  # broadcasts change from mono to stereo, or their rate
+                    resampled += resampler.resample(None)
+                    resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=rate)
+                setup = found
+                resampled += resampler.resample(whole)
+            for frame in resampled:
                 if frame.pts is not None and frame.time_base is not None:
                     expected = round((frame.pts * frame.time_base - self._origin) * rate)
                 start, expected = expected, expected + frame.samples

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import VideoError
 from ..frames import check_frames, to_uint8
-from .access import existing, naming, same_place
+from .access import existing, local, naming, same_place
 from .encoder import VideoSink
 from .pictures import write_picture
 from .pixels import BT709, Colour
@@ -65,7 +65,7 @@ class FrameWriter:
         pix_fmt: pixel format; "yuv444p" keeps the colour of every pixel but plays in fewer players.
         audio_start: seconds after the first frame of `audio_from` at which the first frame written lies, for a
             clip that starts later. Not used with given time stamps, which say it themselves.
-        sources: files read while writing, which the target must not be.
+        sources: files read while writing, which neither the target nor its partial file may be.
         colour: how a video stores colours, as `VideoInfo.colour` tells of the source; BT.709 limited range if None.
         pixel_aspect: width of a video's pixels over their height, as `VideoInfo.pixel_aspect`.
 
@@ -129,8 +129,9 @@ class FrameWriter:
         """
         target, kind = _target(path)
         for source in sources:
-            if same_place(target, Path(source).expanduser()):
-                raise VideoError(f"{target}: the result would replace the file it is made from. Choose another name.")
+            # Until it is complete the result goes by another name, at which a source must not lie either.
+            if any(same_place(place, Path(source).expanduser()) for place in (target, _partial(target))):
+                raise VideoError(f"{target}: writing it would replace {source}, which is needed. Choose another name.")
         with naming(target, "creating it", "Choose a place where files can be written."):
             if kind == "folder":
                 if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -331,7 +332,7 @@ def _with_sound(path: Path) -> Path | None:
     if path.is_dir():
         return None
     with naming(path, "opening", "Its sound was asked for; it is no file with sound, or truncated."):
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(local(path), metadata_errors="replace")
     with container:
         if any(s.codec_context is not None for s in container.streams.audio):
             return path

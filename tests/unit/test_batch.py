@@ -230,3 +230,15 @@ def test_two_processes_share_the_clips(files, tmp_path):
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert states(report) == ["failed", "done", "done"], done.stderr
     assert [len(open_frames(tmp_path / f"out/{name}.mp4")) for name in ("one", "two")] == [3, 3]
+
+
+def test_other_roles_or_weights_of_the_model_make_clips_anew(work, files):
+    lines, model = [{"source": "one.mp4"}], files / "tiny.safetensors"
+    before = model.read_bytes()
+    try:
+        assert work(lines)[0] == 0
+        save_checkpoint(model, tiny_network(), BranchRoles("exp", "pose"))
+        assert states(work(lines)[1]) == ["done"]
+        assert states(work(lines)[1]) == ["skipped"]
+    finally:
+        model.write_bytes(before)

@@ -209,3 +209,13 @@ def test_an_unwritable_place_is_said(tmp_path, weights):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_checkpoint(tmp_path / "file" / "m.safetensors", weights, BranchRoles())
+
+
+@pytest.mark.parametrize("text", ["error: quota exceeded", "access denied", "too many requests", "<html>no</html>", ""])
+def test_refuses_what_a_failed_download_leaves(tmp_path, text):
+    path = tmp_path / "dpe.pt"
+    path.write_text(text)
+    refused(path, "download it again")
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert "weights_only" not in str(error.value)

@@ -298,3 +298,70 @@ def test_a_traceback_only_with_debug(files, tmp_path):
     assert "Traceback" not in plain.stderr
     assert plain.stderr.startswith("error: ")
     assert "Traceback" in debug.stderr
+
+
+def test_edit_video_asks_for_a_driver(files, tmp_path, capsys):
+    assert run(files, "edit-video", "--source", files / "wide.mp4", "--output", tmp_path / "out.mp4") == 1
+    assert "--driving" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--driving", "D", "--expression", "D"], "nothing is left for it to drive"),
+        (["--match", "D", "--scale", "2"], "--match"),
+        (["--person", "left", "--person-index", "1"], "one way to choose the person"),
+        (["--scale", "20"], "scale: expected 0.5 to 10"),
+        (["--person-at=-0.2,0.5"], "0..1 of the frame"),
+        (["--device", "gpu"], "device: expected auto"),
+        (["--strength", "nan"], "strength: expected a number"),
+    ],
+)
+def test_options_that_cannot_be_meant(files, tmp_path, capsys, options, words):
+    named = [files / "driving.mp4" if word == "D" else word for word in options]
+    assert drive(files, tmp_path / "out.mp4", *named) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--scale", "abc"), ("--person-at", "0.5")])
+def test_values_of_the_wrong_kind_say_what_was_expected(files, tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit):
+        drive(files, tmp_path / "out.mp4", option, value)
+    assert "expected" in capsys.readouterr().err
+
+
+def test_a_match_alone_is_matched_and_a_number_alone_chooses(files, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("dpe_model.commands.crop.crop_clip", lambda s, o, crop, *rest: seen.append(crop) or 1)
+    where = ["--source", files / "wide.mp4", "--output", tmp_path / "o.mp4"]
+    assert run(files, "crop", *where, "--match", files / "driving.mp4") == 0
+    assert run(files, "crop", *where, "--person-index", 2) == 0
+    assert seen[0].match == files / "driving.mp4"
+    assert (seen[1].person, seen[1].person_index) == ("index", 2)
+
+
+def test_no_input_is_written_over(files, tmp_path, capsys, stub_detector):
+    match = tmp_path / "m.mp4"
+    match.write_bytes((files / "driving.mp4").read_bytes())
+    before = match.read_bytes()
+    assert run(files, "crop", "--source", files / "wide.mp4", "--match", match, "--output", match) == 1
+    assert "is needed" in capsys.readouterr().err
+    assert match.read_bytes() == before
+
+
+def test_parsing_weights_choose_the_parsing_mask(files, tmp_path, capsys, stub_detector):
+    words = ["--source", files / "wide.mp4", "--driving", files / "driving.mp4", "--output", tmp_path / "o.mp4"]
+    words += ["--driver-crop", "none"]
+    assert run(files, "edit-video", *words, "--parsing-weights", tmp_path / "none.pth") == 1
+    assert "none.pth" in capsys.readouterr().err
+
+
+def test_the_renderer_s_errors_are_one_line(tmp_path, capsys):
+    from dpe_model.training.synthetic.shards import main as render
+
+    for count in (0, 4):
+        with pytest.raises(SystemExit) as ended:
+            render(["--head", str(tmp_path / "none.npz"), "--output", str(tmp_path / "s"), "--count", str(count)])
+        assert ended.value.code == 1
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "s").exists()

@@ -116,3 +116,18 @@ def test_the_choice_reaches_the_model(caplog):
     with caplog.at_level(logging.INFO):
         ModelOptions(device="cpu", compiled=True).engine()
     assert "goes on without it" in caplog.text
+
+
+@pytest.mark.parametrize("error", [AssertionError("expected size"), ImportError("no triton"), KeyError("device")])
+@pytest.mark.parametrize("when", ["made", "called"])
+def test_a_compiler_may_fail_in_any_way(network, caplog, error, when):
+    def fail(*args):
+        raise error
+
+    def compiler(function):
+        return fail(function) if when == "made" else fail
+
+    compiled = passes(network, compiler)
+    with caplog.at_level(logging.WARNING):
+        check_same(network, compiled, 2)
+    assert len(caplog.records) == 4

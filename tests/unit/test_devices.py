@@ -6,8 +6,17 @@ import pytest
 import torch
 
 from dpe_model import devices
-from dpe_model.devices import Download, best_chunk, exact_float32, is_out_of_memory, picture_bytes, upload
+from dpe_model.devices import (
+    Download,
+    best_chunk,
+    chosen_device,
+    exact_float32,
+    is_out_of_memory,
+    picture_bytes,
+    upload,
+)
 from dpe_model.engine import Engine, Services
+from dpe_model.errors import DPEError
 from dpe_model.network import NetworkConfig
 
 from .tiny import CONFIG, clip, tiny_checkpoint
@@ -160,3 +169,43 @@ def test_one_chunk_is_computed_while_the_last_one_is_used(stream):
         assert done == len(parts)
         assert begun == min(len(parts) + 1, 3)
     assert torch.equal(torch.cat(parts), expected)
+
+
+def test_expanded_frames_are_pinned_too(monkeypatch):
+    """A tensor whose elements share memory cannot be pinned as it is: PyTorch copies into one of the same strides."""
+    pinned = []
+
+    def pin(tensor):
+        pinned.append(tensor.stride())
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, non_blocking=False: tensor)
+    grey = torch.rand(2, 16, 16, 1)
+    assert torch.equal(upload(grey.expand(-1, -1, -1, 3), CUDA), grey.repeat(1, 1, 1, 3))
+    assert len(pinned) == 1
+
+
+def test_tf32_stays_off_until_the_last_who_needs_that_is_done():
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = True
+    try:
+        first, second = exact_float32(CUDA), exact_float32(CUDA)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not any(switch.allow_tf32 for switch in switches)
+        second.__exit__(None, None, None)
+        assert all(switch.allow_tf32 for switch in switches)
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+@pytest.mark.parametrize(("name", "words"), [("gpu", "expected auto, cpu"), ("cuda:9", "finds 0 GPUs"), ("", "'")])
+def test_a_device_that_is_not_there(monkeypatch, name, words):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(DPEError, match=words):
+        chosen_device(name)

@@ -19,7 +19,16 @@ import torch
 
 from dpe_model.engine import Engine
 from dpe_model.errors import MotionError, VideoError
-from dpe_model.jobs import DriveJob, Drivers, EditOptions, drive, edit_clip
+from dpe_model.jobs import (
+    CropOptions,
+    DriveJob,
+    Drivers,
+    EditOptions,
+    VideoEncoding,
+    crop_clip,
+    drive,
+    edit_clip,
+)
 from dpe_model.jobs.setup import measure_clip, source_clock
 from dpe_model.memory import return_free_memory
 from dpe_model.motion import EditPlan, Motion
@@ -357,3 +366,44 @@ def test_freed_memory_is_handed_back():
     assert return_free_memory()
     assert held() < full - 60
     assert len(kept) == 10
+
+
+def test_cut_out_portraits_and_the_overlay_keep_uneven_time_stamps(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Faces(radius=1 / 5))
+    source = encode(tmp_path / "in.mp4", noise(8), pts=UNEVEN)
+    assert crop_clip(source, tmp_path / "out.mp4", CropOptions(), 32, overlay=tmp_path / "overlay.mp4") == 8
+    assert times(tmp_path / "out.mp4") == times(tmp_path / "overlay.mp4") == UNEVEN
+
+
+def test_a_bad_encoding_is_known_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: pytest.fail("work was begun"))
+    source = encode(tmp_path / "in.mp4", clip(3, 32))
+    for encoding in (VideoEncoding(codec="nonsense"), VideoEncoding(crf=-1), VideoEncoding(pix_fmt="rgb24")):
+        with pytest.raises(VideoError):
+            drive(DriveJob(source, Drivers(source), tmp_path / "out.mp4", encoding=encoding))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_encoding_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: Engine(tiny_checkpoint()))
+    source, sizes = encode(tmp_path / "in.mp4", clip(20, 32)), []
+    for crf in (0, 40):
+        encoding = VideoEncoding(crf=crf, pix_fmt="yuv444p")
+        drive(DriveJob(source, Drivers(source), tmp_path / f"{crf}.mp4", crop="none", encoding=encoding))
+        with av.open(str(tmp_path / f"{crf}.mp4")) as container:
+            assert container.streams.video[0].codec_context.pix_fmt == "yuv444p"
+        sizes.append((tmp_path / f"{crf}.mp4").stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
+
+
+@pytest.mark.parametrize("fps", [Fraction(29.97), Fraction(23.976), Fraction(30000 / 1001)])
+def test_frames_in_memory_at_a_rate_that_was_a_decimal_number(engine, driver, tmp_path, fps):
+    source = MemoryFrames(noise(4), fps)
+    done = edit_clip(engine, source, Drivers(driver), tmp_path / "out.mp4", EditOptions())
+    assert done.frames == 4
+    assert abs(probe(tmp_path / "out.mp4").fps - fps) < 1e-3
+
+
+def test_a_person_of_the_source_is_not_looked_for_in_a_driver():
+    options = CropOptions(person="index", person_index=3)
+    assert options.of_driver().person == "largest"

@@ -83,8 +83,10 @@ def test_relative_adds_the_change_since_the_reference_frame():
 
 
 def test_reference_outside_the_driver():
-    with pytest.raises(MotionError, match=r"0\.\.4"):
-        Edit(motion(5), reference=5)
+    for reference in (5, -6):
+        with pytest.raises(MotionError, match=r"-5\.\.4.*got " + str(reference)):
+            Edit(motion(5), 1.0, "relative", reference)
+    assert Edit(motion(5), reference=5).reference == 5  # without a meaning in absolute mode
 
 
 def test_edits_apply_one_after_the_other_and_by_position():
@@ -225,3 +227,21 @@ def test_resampling_an_uneven_clip_makes_it_even():
     even = ramp(4, 10.0, UNEVEN).resampled(20.0)
     assert (even.times, even.fps, len(even)) == (None, 20.0, 10)
     assert torch.allclose(even.alpha[:5, 0], torch.tensor([0.0, 0.5, 1.0, 2.0, 2.2]))
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_that_is_no_number(strength):
+    with pytest.raises(MotionError, match="strength"):
+        Edit(motion(5), strength)
+
+
+@pytest.mark.parametrize("fps", [0.0, -25.0, float("nan"), float("inf"), "25"])
+def test_a_rate_that_is_none(fps):
+    with pytest.raises(MotionError, match="fps"):
+        Motion(torch.zeros(3, 20), "x", fps)
+
+
+def test_times_that_do_not_rise():
+    for times in ([0.0, float("nan"), 2.0], [0.0, 1.0, float("inf")], [0.0, 1.0, 1.0], [0.5, 1.0, 2.0]):
+        with pytest.raises(MotionError, match="increasing times"):
+            Motion(torch.zeros(3, 20), "x", 25.0, torch.tensor(times, dtype=torch.float64))

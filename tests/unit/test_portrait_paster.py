@@ -252,3 +252,18 @@ def test_the_mask_of_one_shot_owes_nothing_to_the_next() -> None:
         assert torch.equal(mask[half], alone_mask)
     blurred = paste(options, frames, edited, replace(crop, part=None), 3)[1]
     assert (blurred[3] - mask[3]).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("method", ["mean_std", "histogram"])
+def test_frames_with_an_empty_mask_say_nothing_of_the_colours(clip: tuple[Tensor, Crop], method: str) -> None:
+    """The face is hidden at first, and its mask empty; when it comes, colours are matched as if it began there."""
+    frames, crop = clip
+    edited = (as_unit(crop_frames(frames, crop)) * 0.8).clamp(0.0, 1.0)
+    masks = torch.ones(len(frames), *frames.shape[1:3])
+    masks[:3] = 0.0
+    options = PasteOptions(colour_match=method, detail=0.0)
+    paster = Paster(options, crop)
+    whole, _ = paster.paste(frames, edited, 0, masks)
+    assert torch.equal(whole[:3], frames[:3].to(whole.dtype)) or torch.equal(whole[:3], as_unit(frames[:3]))
+    later, _ = Paster(options, crop[3:]).paste(frames[3:], edited[3:], 0, masks[3:])
+    assert torch.equal(whole[3:], later)

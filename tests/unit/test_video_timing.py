@@ -23,6 +23,8 @@ from dpe_model.video import as_fps, frame_times, resample_indices
         ("30000/1001", Fraction(30000, 1001)),
         (12.5, Fraction(25, 2)),
         (Fraction(2997, 100), Fraction(2997, 100)),
+        (Fraction(29.97), Fraction(30000, 1001)),
+        (Fraction(30000 / 1001), Fraction(30000, 1001)),
     ],
 )
 def test_rates_are_read_exactly(given: Fraction | float | str, exact: Fraction) -> None:

@@ -267,7 +267,7 @@ def test_targets_that_make_no_sense_are_named(tmp_path: Path) -> None:
     before = clip.read_bytes()
     (tmp_path / "sub").mkdir()
     for arguments in ({"audio_from": clip}, {"sources": [tmp_path / "b.mp4", clip]}):
-        with pytest.raises(VideoError, match="replace the file it is made from"):
+        with pytest.raises(VideoError, match=r"replace .*a\.mp4, which is needed"):
             FrameWriter(tmp_path / "sub" / ".." / "a.mp4", 25, **arguments)
     with pytest.raises(VideoError, match=r"cannot tell what to write.*\.mp4"):
         FrameWriter(tmp_path / "out.xyz", 25)
@@ -344,3 +344,26 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         FrameWriter(tmp_path / "a.mkv", 25, crf=1) as writer,
     ):
         writer.write(noise)
+
+
+@pytest.mark.parametrize(("target", "source"), [("k.mp4", "k.partial.mp4"), ("frames", "frames.partial")])
+def test_a_source_is_not_where_the_unfinished_result_goes(tmp_path: Path, target: str, source: str) -> None:
+    with FrameWriter(tmp_path / target, 25) as writer:
+        writer.write(corner_frames(2))
+    (tmp_path / target).rename(tmp_path / source)
+    with pytest.raises(VideoError, match="is needed"):
+        FrameWriter(tmp_path / target, 25, sources=[tmp_path / source])
+    assert len(read_frames(tmp_path / source)) == 2
+
+
+def test_a_name_that_looks_like_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encode(tmp_path / "in.mp4", corner_frames(4), sound=clicks([0.0], 0.1)).rename("scene:1.mp4")
+    with FrameWriter("scene:2.mp4", 25, audio_from="scene:1.mp4") as writer:
+        writer.write(read_frames("scene:1.mp4"))
+    assert len(read_frames("scene:2.mp4")) == 4
+
+
+def test_a_pixel_format_that_the_encoder_does_not_take(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"libx264 takes no pixel format rgb24.*yuv420p"):
+        FrameWriter(tmp_path / "out.mp4", 25, pix_fmt="rgb24")

@@ -240,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--head", type=Path, required=True, help="ICT-FaceKit export (.npz)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     studio = Studio.load(options.head)
     options.output.mkdir(parents=True, exist_ok=True)
     source, driving = source_scene(studio), driving_scene(studio)

@@ -64,11 +64,13 @@ class SampleOptions:
     clean_targets: bool = True
 
     def __post_init__(self) -> None:
-        if self.size < 16 or self.size % self.flow_stride:
+        if self.flow_stride < 1 or self.size < 16 or self.size % self.flow_stride:
             raise ShardError(
-                f"Expected a size of at least 16 px that is a multiple of flow_stride; "
+                f"Expected a size of at least 16 px that is a multiple of flow_stride, which is 1 or more; "
                 f"got {self.size} and {self.flow_stride}."
             )
+        if not 0.0 <= self.same_person <= 1.0:
+            raise ShardError(f"same_person: expected a share in 0..1, got {self.same_person}.")
 
 
 def draw(studio: Studio, options: SampleOptions, index: int) -> Tuple:
@@ -274,7 +276,10 @@ def render_shards(
         ShardError: the folder holds shards of other settings, or a worker failed.
         HeadModelError: the head model cannot be used.
     """
+    if count < 1:
+        raise ShardError(f"count: expected at least 1 sample, got {count}.")
     options = options or SampleOptions()
+    Studio.load(Path(head))  # refused before anything is made
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
@@ -340,11 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="pixels a side to one kept flow; 1 tells lids apart, at 60 %% more disk",
     )
     given = parser.parse_args(arguments)
-    options = SampleOptions(
-        size=given.size, seed=given.seed, same_person=given.same_person, flow_stride=given.flow_stride
-    )
-    logging.basicConfig(level=logging.INFO)
-    render_shards(given.head, given.output, given.count, options, given.workers)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        options = SampleOptions(
+            size=given.size, seed=given.seed, same_person=given.same_person, flow_stride=given.flow_stride
+        )
+        render_shards(given.head, given.output, given.count, options, given.workers)
+    except (DPEError, OSError) as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":
