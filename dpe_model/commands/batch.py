@@ -77,9 +77,10 @@ def read_manifest(arguments: argparse.Namespace) -> list[EditVideoJob]:
             job = _job(parser, arguments, line)
         except (DPEError, ValueError) as error:
             raise BatchError(f"{where}: {error}") from error
-        if job.output in taken:
-            raise BatchError(f"{where}: writes {job.output.name} as {taken[job.output]} does. Give it an output.")
-        taken[job.output] = where
+        place = job.output.resolve()
+        if place in taken:
+            raise BatchError(f"{where}: writes {job.output.name} as {taken[place]} does. Give it an output.")
+        taken[place] = where
         jobs.append(job)
     if not jobs:
         raise BatchError(f"{arguments.manifest}: expected at least one clip, found none.")

@@ -193,8 +193,11 @@ def _read_record(path: Path) -> dict[str, object]:
 def _write_json(path: Path, content: object) -> None:
     """The file appears whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _gathered(outcomes: dict[int, Outcome], share: Share) -> list[Outcome]:

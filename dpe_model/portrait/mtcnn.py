@@ -28,6 +28,8 @@ WEIGHTS = Path(__file__).parent / "weights" / "mtcnn.safetensors"
 PNET_CELL = 12
 """Side of the window one P-net output sees, px of its pyramid level."""
 PNET_STRIDE = 2
+ROUNDING = 1e-6
+"""By how much, px, a level's side may fall short of the window."""
 RNET_PATCH = 24
 ONET_PATCH = 48
 PYRAMID_FACTOR = 0.709
@@ -284,7 +286,7 @@ def pyramid(height: int, width: int, min_face: float) -> list[tuple[int, int]]:
     short = min(height, width)
     scale = PNET_CELL / max(PNET_CELL, min_face * short)
     sizes = []
-    while short * scale >= PNET_CELL:
+    while short * scale >= PNET_CELL - ROUNDING:
         sizes.append((math.ceil(height * scale), math.ceil(width * scale)))
         scale *= PYRAMID_FACTOR
     return sizes

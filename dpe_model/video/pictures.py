@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import VideoError
 
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TRANSPOSED = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 
 
 def is_picture(path: Path) -> bool:
@@ -56,8 +67,8 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         with _opening(path) as picture:
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            return np.array(_as_rgb(upright))
+            turn = _TURNS.get(_orientation(picture))
+            return np.array(_as_rgb(picture if turn is None else picture.transpose(turn)))
     except (OSError, SyntaxError, ValueError) as error:
         raise VideoError(f"{path}: the picture cannot be read: {error}. The file may be truncated.") from error
 
@@ -83,7 +94,11 @@ def _opening(path: Path) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    """How the picture is turned, by its EXIF data; as it is where those are damaged."""
+    try:
+        return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, OSError, struct.error):
+        return 1
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:

@@ -138,7 +138,7 @@ class FrameSource(ABC):
                     yield torch.from_numpy(chunk), times
                     chunk, times = None, []
         if start == 0 and stop is None:
-            self._times = every
+            self._times, self._counted = every, len(every)  # containers promise frames that edit lists leave out
         if chunk is not None:
             yield torch.from_numpy(chunk[: len(times)]), times
 

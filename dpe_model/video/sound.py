@@ -129,7 +129,7 @@ class SoundTrack:
         context = self._out.codec_context
         rate = context.sample_rate
         resampler, setup = av.AudioResampler(format="fltp", layout=context.layout, rate=rate), None
-        expected = 0
+        expected = done = 0
         for packet in self._demuxed():
             try:
                 decoded = self._stream.decode(packet)
@@ -149,9 +149,10 @@ class SoundTrack:
                     expected = round((frame.pts * frame.time_base - self._origin) * rate)
                 start, expected = expected, expected + frame.samples
                 frame.pts, frame.time_base = start, Fraction(1, rate)
-                if expected > 0:
-                    piece = _slice(frame, max(0, -start), frame.samples)
-                    yield Fraction(max(0, start), rate), Fraction(expected, rate), piece
+                if expected > done:  # also where time stamps step back
+                    piece = _slice(frame, max(0, done - start), frame.samples)
+                    yield Fraction(max(done, start), rate), Fraction(expected, rate), piece
+                    done = expected
 
     def _demuxed(self) -> Iterator[av.Packet]:
         demuxer = self._input.demux(self._stream)

@@ -170,6 +170,7 @@ def test_absolute_paths_stay(files, tmp_path):
         ("m.jsonl", '{"source": "a.mp4", "length": "trim"}', ("line 1", "trim")),
         ("m.jsonl", '{"source": "a.mp4", "output": "a.gif"}', ("line 1", "a.gif")),
         ("m.jsonl", '{"source": "a.mp4"}\n{"source": "b/a.mov"}', ("line 2", "a.mp4", "line 1")),
+        ("m.jsonl", '{"source": "a.mp4"}\n{"source": "b.mp4", "output": "x/../a.mp4"}', ("line 2", "line 1")),
         ("m.jsonl", '{"source": "a.mp4", "model": "x.pt"}', ("line 1", "model")),
         ("m.jsonl", "\n", ("at least one",)),
         ("m.csv", "source,strength\na.mp4,1,2\n", ("line 2", "more values")),

@@ -138,3 +138,8 @@ def test_a_stub_meets_the_protocol() -> None:
     face = detector.detect(torch.zeros(1, 16, 16, 3))[0][0]
     assert face.centre == (4.5, 2.0)
     assert face.side == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("side", [47, 94, 147, 173, 188])
+def test_the_pyramid_has_a_level_for_a_face_as_large_as_the_frame(side):
+    assert pyramid(side, side + 10, 1.0)

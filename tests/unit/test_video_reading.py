@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dpe_model.errors import VideoError
 from dpe_model.video import MemoryFrames, Section, open_frames, probe, read_frames, reader
@@ -364,3 +364,22 @@ def test_colours_and_pixel_shape_are_told(tmp_path: Path) -> None:
     assert probe(encode(tmp_path / "a.mp4", chart_frame(), colour=(6, 2))).colour == Colour(6, True, 2, 2)
     assert probe(encode(tmp_path / "b.mp4", chart_frame())).colour == Colour()
     assert probe(tmp_path / "b.mp4").pixel_aspect == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(corner_frames(1)[0].numpy())
+    stored.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as picture:
+        expected = np.array(ImageOps.exif_transpose(picture))
+    found = read_frames(tmp_path / "a.png")[0].numpy()
+    assert np.array_equal(found, expected)
+    assert (probe(tmp_path / "a.png").height, probe(tmp_path / "a.png").width) == expected.shape[:2]
+
+
+def test_damaged_exif_data_does_not_spoil_a_picture(tmp_path: Path) -> None:
+    Image.fromarray(corner_frames(1)[0].numpy()).save(tmp_path / "a.png", exif=b"Exif\0\0garbage, no TIFF at all")
+    assert torch.equal(read_frames(tmp_path / "a.png"), corner_frames(1))
+    assert probe(tmp_path / "a.png").width == 64

@@ -367,3 +367,37 @@ def test_a_name_that_looks_like_a_protocol(tmp_path: Path, monkeypatch: pytest.M
 def test_a_pixel_format_that_the_encoder_does_not_take(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"libx264 takes no pixel format rgb24.*yuv420p"):
         FrameWriter(tmp_path / "out.mp4", 25, pix_fmt="rgb24")
+
+
+def broadcast(path: Path, layout: str, start: int) -> bytes:
+    """A second of MPEG transport stream, `start` seconds into a broadcast."""
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("libx264", rate=25), container.add_stream("mp2", rate=48000)
+        video.width, video.height, video.pix_fmt = 64, 32, "yuv420p"
+        sound.codec_context.layout = layout
+        for i, picture in enumerate(corner_frames(25)):
+            frame = av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")
+            frame.pts = start * 25 + i
+            container.mux(video.encode(frame))
+        for at in range(0, 48000 - 1152, 1152):
+            silence = np.zeros((1, 1152 * (1 if layout == "mono" else 2)), np.int16)
+            piece = av.AudioFrame.from_ndarray(silence, format="s16", layout=layout)
+            piece.sample_rate, piece.pts = 48000, start * 48000 + at
+            container.mux(sound.encode(piece))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    return path.read_bytes()
+
+
+def test_sound_that_changes_from_mono_to_stereo_goes_on(tmp_path: Path) -> None:
+    """As broadcasts do, whose codec an MP4 does not take as it is."""
+    parts = [broadcast(tmp_path / f"{n}.ts", layout, n) for n, layout in enumerate(("mono", "stereo"))]
+    (tmp_path / "in.ts").write_bytes(b"".join(parts))
+    source = open_frames(tmp_path / "in.ts")
+    with FrameWriter(tmp_path / "out.mp4", 25, audio_from=tmp_path / "in.ts", timestamps="given") as writer:
+        for frames, times in source.timed_chunks(8):
+            writer.write(frames, times)
+    assert len(read_frames(tmp_path / "out.mp4")) == 50
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        # The two parts overlap by 0.08 s.
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 1.85 * 48000
