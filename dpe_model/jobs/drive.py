@@ -67,7 +67,7 @@ def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[
     motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter, seconds)
     edits = job.drivers.edits(motions)
     seconds = seconds[: kept_length(seconds, edits.values(), policy)]
-    check_kind(job.output, len(seconds))
+    check_kind(job.output, seconds)
     sound = job.source if info.has_audio and _takes_sound(job) else None
     with job.encoding.clip_writer(job.output, info, inputs, sound) as writer:
         stream(engine, clip, lay_out(edits, seconds, policy), writer, reporter)
@@ -80,7 +80,7 @@ def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list
     edits = job.drivers.edits(motions)
     fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), DEFAULT_FPS))
     seconds = still_clock(edits.values(), float(fps), job.drivers.length)
-    check_kind(job.output, len(seconds))
+    check_kind(job.output, seconds)
     steps = lay_out(edits, seconds, job.drivers.length)
     sound = _sound_of(job.drivers) if _takes_sound(job) else None
     with (

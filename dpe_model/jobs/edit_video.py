@@ -106,7 +106,7 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engi
     job.options.encoding.check(job.output, inputs)
     engine = engine or job.model.engine()
     source = open_frames(job.source, read_ahead=job.options.overlap)
-    check_kind(job.output, len(source))
+    check_kind(job.output, source)
     sound = job.source if source.info.has_audio else None
     done = edit_clip(engine, source, job.drivers, job.output, job.options, reporter, sound, inputs)
     if done.outline_moved:

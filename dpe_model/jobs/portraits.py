@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..errors import FrameError, NoFaceError
+from ..errors import FrameError, NoFaceError, VideoError
 from ..frames import to_unit
 from ..portrait import (
     Crop,
@@ -201,11 +201,17 @@ def taken_as_portraits(info: VideoInfo, when: CropWhen) -> bool:
 
 
 def first_portraits(paths: Iterable[Path], when: CropWhen) -> Path | None:
-    """The first of these clips of square portraits that are taken as they are; None where all are cut out."""
+    """The first of these clips of square portraits that are taken as they are; None where all are cut out.
+
+    One that cannot be read is passed over: the job that needs it says so.
+    """
     for path in paths:
         if path.suffix == ".safetensors":
             continue
-        info = probe(path)
+        try:
+            info = probe(path)
+        except VideoError:
+            continue
         if info.width == info.height and taken_as_portraits(info, when):
             return path
     return None
@@ -272,7 +278,7 @@ def crop_clip(
     for place, needed in ((output, inputs), (overlay, [*inputs, output])):
         if place is not None:
             encoding.check(place, needed)
-            check_kind(place, len(clip))
+            check_kind(place, clip)
     framed = frame_person(clip, options, size, reporter, "source")
     with ExitStack() as stack:
         sound = source if clip.info.has_audio else None

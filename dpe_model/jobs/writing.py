@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -60,14 +60,14 @@ def write_timed(writer: FrameWriter, frames: Tensor, times: Sequence[Fraction]) 
     writer.write(frames, times if writer.takes_times else None)
 
 
-def check_kind(output: Path, length: int) -> None:
-    """Refuse a picture as the place of several frames.
+def check_kind(output: Path, frames: Sized) -> None:
+    """Refuse a picture as the place of several frames, which are counted only for that.
 
     Raises:
         VideoError: it is one.
     """
-    if output.suffix.lower() in PICTURES and length > 1:
+    if output.suffix.lower() in PICTURES and len(frames) > 1:
         raise VideoError(
-            f"{output}: a {output.suffix} file holds one picture, the result has {length} frames. Choose a name ending "
-            "in .mp4 for a video, or one without ending for a folder of pictures."
+            f"{output}: a {output.suffix} file holds one picture, the result has {len(frames)} frames. Choose a name "
+            "ending in .mp4 for a video, or one without ending for a folder of pictures."
         )

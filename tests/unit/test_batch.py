@@ -243,3 +243,9 @@ def test_other_roles_or_weights_of_the_model_make_clips_anew(work, files):
         assert states(work(lines)[1]) == ["skipped"]
     finally:
         model.write_bytes(before)
+
+
+def test_a_missing_driver_fails_its_own_clip_under_scale_auto_too(work):
+    status, report = work([{"source": "one.mp4", "driving": "gone.mp4", "scale": "auto"}, {"source": "two.mp4"}])
+    assert (status, states(report)) == (1, ["failed", "done"])
+    assert "gone.mp4" in report["clips"][0]["error"]
