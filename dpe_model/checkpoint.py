@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import pickle
-import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import CheckpointError
-from .files import write_safetensors
+from .files import UNREADABLE, write_safetensors
 from .network import BRANCHES, Branch, DPENetwork, NetworkConfig
 
 Role = Literal["expression", "pose"]
@@ -33,11 +32,6 @@ ROLES: tuple[Role, Role] = ("expression", "pose")
 FORMAT = "dpe"
 RELEASE_PAGE = "https://github.com/OpenTalker/DPE"
 StateDict = dict[str, Tensor]
-UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
-    AttributeError, AssertionError, struct.error,
-)  # fmt: skip
-"""What `torch.load` raises on files that are no whole PyTorch file."""
 
 
 @dataclass(frozen=True)

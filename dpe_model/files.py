@@ -1,13 +1,22 @@
-"""Writing files that appear whole or not at all."""
+"""Files of tensors: written whole or not at all, and what a damaged one raises."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
+    AttributeError, AssertionError, struct.error,
+)  # fmt: skip
+"""What `torch.load` and safetensors raise on files that are damaged or none of theirs, such as a page of text."""
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -7,17 +7,16 @@ the place of a spatial path. Module names are that file's own, so it loads as it
 
 from __future__ import annotations
 
-import pickle
-import struct
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..devices import exact_float32
 from ..errors import DPEError
+from ..files import UNREADABLE
 from ..frames import to_unit
 
 CLASSES = (
@@ -62,10 +61,6 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the colours the network expects, those of ImageNet."""
 PAGE = "https://github.com/zllrunning/face-parsing.PyTorch"
 FILE = "79999_iter.pth"
-_UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-    AssertionError, struct.error,
-)  # fmt: skip
 
 
 class ParsingError(DPEError):
@@ -104,7 +99,8 @@ class FaceParser:
         if x.shape[-1] != SIZE:
             x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         mean, deviation = (x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-        scores = self.network((x - mean) / deviation)
+        with exact_float32(self.device):
+            scores = self.network((x - mean) / deviation)
         # Corners on corners is how the network was trained: without it everything lies half a step of 8 px off.
         scores = F.interpolate(scores, (SIZE, SIZE), mode="bilinear", align_corners=True)
         return F.avg_pool2d(scores.softmax(1)[:, self._face].sum(1, keepdim=True), SIZE // MASK_SIZE)[:, 0]
@@ -122,7 +118,7 @@ def _fill(network: BiSeNet, path: Path) -> None:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise ParsingError(f"{path.name}: not a file of weights, or damaged ({reason}).") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
