@@ -89,7 +89,7 @@ class CropOptions:
 
 
 @contextmanager
-def about(source: FrameSource) -> Iterator[None]:
+def naming_clip(source: FrameSource) -> Iterator[None]:
     """What is wrong with a clip's pictures is said with its name."""
     try:
         yield
@@ -161,7 +161,7 @@ def frame_person(
         for frames in source.chunks(DETECT_CHUNK, stop=stop):
             builder.add(frames)
             count(len(frames))
-    with about(source):
+    with naming_clip(source):
         people = builder.sightings().people()
         track = people.choose(options.person, options.person_index, options.position, mask)
         scale = options.scale if proportion is None else matching_scale(track, proportion)
@@ -191,7 +191,7 @@ def clip_proportion(source: FrameSource, detector: FaceDetector, reporter: Repor
                 builder.add(frames[here])
             start += len(frames)
             count(len(frames))
-    with about(source):
+    with naming_clip(source):
         return head_proportion(builder.sightings().people().choose().seen, float(source.info.width))
 
 

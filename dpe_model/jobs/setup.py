@@ -19,7 +19,7 @@ from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_prec
 from ..errors import MotionError
 from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, check_strength, output_length, reached
 from ..video import FrameSource, open_frames
-from .portraits import CropOptions, CropWhen, about, open_portraits
+from .portraits import CropOptions, CropWhen, naming_clip, open_portraits
 from .report import Reporter
 from .stream import AHEAD, chunk_size
 
@@ -209,7 +209,7 @@ def measure_clip(
     clip = open_portraits(source, when, options, engine.size, reporter, "driver", stop)
     with reporter.stage("measure the driver", len(clip)) as count:
         chunks = clip.chunks(chunk_size(READ_CHUNK, source.info))
-        with about(source):
+        with naming_clip(source):
             motion = engine.measure(_counted(chunks, count), None)
     if source.info.kind != "video":
         return motion

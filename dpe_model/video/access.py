@@ -30,7 +30,7 @@ def existing(path: str | Path) -> Path:
     return found
 
 
-def local(path: Path) -> str:
+def ffmpeg_path(path: Path) -> str:
     """The path as FFmpeg takes it: a name such as `scene:1.mp4` would otherwise be a protocol."""
     return str(path.absolute())
 

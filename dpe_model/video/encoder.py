@@ -13,7 +13,7 @@ import numpy as np
 from av.container import OutputContainer
 
 from ..errors import VideoError
-from .access import local
+from .access import ffmpeg_path
 from .pixels import BT709, Colour, from_rgb
 from .reader import first_time
 from .sound import SoundTrack
@@ -97,7 +97,7 @@ class VideoSink:
 
     def _start(self, picture: np.ndarray, time: Fraction | None) -> OutputContainer:
         options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
-        container = av.open(local(self._path), "w", format=self._format, options=options)
+        container = av.open(ffmpeg_path(self._path), "w", format=self._format, options=options)
         self._container = container
         stream: Any = container.add_stream(self._codec, rate=self._fps, options=self._options)
         stream.height, stream.width = picture.shape[:2]

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import VideoError
 from ..frames import check_frames, to_uint8
 from ..overlap import ahead
-from .access import existing, local, naming
+from .access import existing, ffmpeg_path, naming
 from .pictures import is_picture, list_pictures, picture_size, read_picture
 from .pixels import HDR_TRANSFERS, Colour, Orientation, colour_of, orientation_of, to_rgb
 from .timing import as_fps
@@ -357,7 +357,7 @@ class _Video(FrameSource):
 def first_time(path: Path) -> Fraction:
     """Time stamp of the first picture of a file that has sound, in seconds; 0 for a mere sound file."""
     with naming(path, "opening", "The file may be truncated."):
-        container = av.open(local(path), metadata_errors="replace")
+        container = av.open(ffmpeg_path(path), metadata_errors="replace")
     with container:
         if not _videos(container):
             return Fraction(0)
@@ -391,7 +391,7 @@ class _open_video:  # noqa: N801
     def __enter__(self) -> tuple[InputContainer, VideoStream]:
         advice = "Expected a video that FFmpeg can read; the file may be truncated, still being written, or no video."
         with naming(self._path, "opening", advice):
-            self._container = av.open(local(self._path), metadata_errors="replace")
+            self._container = av.open(ffmpeg_path(self._path), metadata_errors="replace")
         videos = _videos(self._container)
         if not videos or not videos[0].codec_context:
             kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "nothing"

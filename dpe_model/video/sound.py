@@ -17,7 +17,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from torch import Tensor
 
-from .access import local, naming
+from .access import ffmpeg_path, naming
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class SoundTrack:
         self._origin = origin
         self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
         with naming(source, "opening", "Its sound was asked for; the file may be truncated."):
-            self._input: InputContainer = av.open(local(source), metadata_errors="replace")
+            self._input: InputContainer = av.open(ffmpeg_path(source), metadata_errors="replace")
         self._stream: AudioStream = next(s for s in self._input.streams.audio if s.codec_context is not None)
         takes = COPIED[container]
         codec = self._stream.codec_context.name

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import VideoError
 from ..frames import check_frames, to_uint8
-from .access import existing, local, naming, same_place
+from .access import existing, ffmpeg_path, naming, same_place
 from .encoder import VideoSink
 from .pictures import write_picture
 from .pixels import BT709, Colour
@@ -332,7 +332,7 @@ def _with_sound(path: Path) -> Path | None:
     if path.is_dir():
         return None
     with naming(path, "opening", "Its sound was asked for; it is no file with sound, or truncated."):
-        container = av.open(local(path), metadata_errors="replace")
+        container = av.open(ffmpeg_path(path), metadata_errors="replace")
     with container:
         if any(s.codec_context is not None for s in container.streams.audio):
             return path

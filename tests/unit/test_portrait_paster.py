@@ -264,6 +264,6 @@ def test_frames_with_an_empty_mask_say_nothing_of_the_colours(clip: tuple[Tensor
     options = PasteOptions(colour_match=method, detail=0.0)
     paster = Paster(options, crop)
     whole, _ = paster.paste(frames, edited, 0, masks)
-    assert torch.equal(whole[:3], frames[:3].to(whole.dtype)) or torch.equal(whole[:3], as_unit(frames[:3]))
+    assert torch.equal(whole[:3], frames[:3])
     later, _ = Paster(options, crop[3:]).paste(frames[3:], edited[3:], 0, masks[3:])
     assert torch.equal(whole[3:], later)
