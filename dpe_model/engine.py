@@ -250,11 +250,6 @@ class Engine:
             if start >= length:
                 return
 
-    @torch.no_grad()
-    def render_chunk(self, frames: Tensor, steps: Sequence[RenderStep], start: int) -> Tensor:
-        """Render source frames [n, S, S, 3] that are number `start` and following of the result."""
-        return self._finish(self._begin_render(None, frames, steps, start, len(frames)))
-
     def render_still(self, frames: Tensor, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
         """Render one picture [1, S, S, 3] for as long as the plans go; it is encoded once."""
         with torch.no_grad():

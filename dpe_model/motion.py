@@ -155,14 +155,6 @@ class Motion:
         high = (low + 1).clamp(max=len(self) - 1)
         return torch.lerp(self.alpha[low], self.alpha[high], (frames - low).to(torch.float32)[:, None])
 
-    def resampled(self, fps: float) -> Motion:
-        """This motion at a constant rate, linearly interpolated; unchanged where its own is unknown or the same."""
-        if self.fps is None or (self.times is None and abs(self.fps - fps) < 1e-6 * fps):
-            return self
-        count = max(1, round(self.duration * fps))
-        at = self.positions(torch.arange(count, dtype=torch.float64) / fps)
-        return Motion(self.at(at), self.checkpoint, fps)
-
     def require_checkpoint(self, fingerprint: str, what: str = "motion") -> None:
         """Refuse a motion measured by another checkpoint, whose numbers mean something else.
 

@@ -54,7 +54,7 @@ def time_stages(engine: Engine, frames: int) -> dict[str, object]:
     source, driver = open_frames(FULL_FRAME_CLIP), open_frames(DRIVING_CLIP)
     frames = min(frames, len(source), len(driver))
     with clock.stage("find face"):
-        crop = find_crop(source, CropOptions(), engine.size, Silent(), "source", frames)
+        crop = find_crop(source, CropOptions().beside(engine.device), engine.size, Silent(), "source", frames)
     paster = Paster(PasteOptions(), crop, engine.device)
     start = 0
     with tempfile.TemporaryDirectory() as folder:

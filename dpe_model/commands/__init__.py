@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
 from ..errors import DPEError
 
 COMMANDS = (
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one command, report errors. Returns the exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=_level(arguments), format="%(message)s")
     logging.getLogger("libav").setLevel(logging.ERROR)
     try:
         return int(arguments.run(arguments))
@@ -54,14 +55,22 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m dpe_model",
         description="Edit the pose and the expression of people in video, each without touching the other.",
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f".{name}", __package__)
         command = commands.add_parser(module.NAME, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
+        command.add_argument("--quiet", action="store_true", help="show warnings and errors alone, and no progress")
         command.add_argument("--debug", action="store_true", help="show where an error came from")
         command.set_defaults(run=module.run)
     return parser
+
+
+def _level(arguments: argparse.Namespace) -> int:
+    if arguments.debug:
+        return logging.DEBUG
+    return logging.WARNING if arguments.quiet else logging.INFO
 
 
 def _fail(message: str, status: int) -> int:

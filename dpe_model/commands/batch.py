@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     model = options.model_options(arguments)
     model = replace(model, device=share.device(model.device))
-    reporter = options.ProgressBars() if share.rank == 0 else Silent()
+    reporter = options.reporter(arguments) if share.rank == 0 else Silent()
     outcomes = run_batch(jobs, model.engine, arguments.output_dir / REPORT, share, reporter)
     if share.rank == 0:
         _say(outcomes, arguments.output_dir / REPORT)

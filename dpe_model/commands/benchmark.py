@@ -13,7 +13,7 @@ import torch
 
 from ..engine import PRECISIONS
 from .info import say
-from .options import COMPILE_HELP, ProgressBars
+from .options import COMPILE_HELP, add_device_option, reporter
 
 NAME = "benchmark"
 HELP = "Time the jobs on this machine, against its own peak and against a plain frame-by-frame run of the same weights."
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="PATH", help="a model file; default: the bundled one")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"], metavar="P",
                         help="one or more of auto, fp32, bf16, fp16 (default: fp32 bf16)")  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_option(parser)
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     parser.add_argument("--jobs", nargs="+", choices=("still", "one", "both"), default=["still", "one", "both"],
                         metavar="JOB", help="still (image, one branch), one (video, one branch), both (video, both "
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         compiled=arguments.compile,
     )
     with threads(arguments.threads):
-        report = run_benchmark(options, ProgressBars())
+        report = run_benchmark(options, reporter(arguments))
     say(table(report))
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from ..devices import chosen_device
 from ..jobs import crop_clip
 from . import options
 
@@ -23,8 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay", type=Path, metavar="PATH", help="also show who was found under which number, and what is cut out"
     )
+    options.add_picture_fps(parser)
     options.add_crop_options(parser)
     options.add_encoding_options(parser)
+    options.add_device_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,11 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     frames = crop_clip(
         arguments.source,
         arguments.output,
-        options.crop_options(arguments),
+        options.crop_options(arguments).beside(chosen_device(arguments.device)),
         arguments.size,
-        options.ProgressBars(),
+        options.reporter(arguments),
         arguments.overlay,
         options.encoding(arguments),
+        arguments.fps,
     )
     logger.info("%s: %d frames", arguments.output, frames)
     return 0

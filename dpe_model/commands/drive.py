@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "written: .mp4/.mov/.mkv/.webm, .png/.jpg, none: a folder (default: dpe.mp4)")  # fmt: skip
     options.add_driver_options(parser, "expression")
     options.add_crop_when(parser, "--crop", "cut out faces first; auto: where frames are not square (default)")
+    options.add_picture_fps(parser)
     parser.add_argument("--no-sound", action="store_true", help="leave the sound out")
     options.add_crop_options(parser)
     options.add_encoding_options(parser)
@@ -39,9 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         model=options.model_options(arguments),
         crop=arguments.crop,
         crop_options=options.crop_options(arguments),
+        picture_fps=arguments.fps,
         sound=not arguments.no_sound,
         encoding=options.encoding(arguments),
     )
-    frames = drive(job, options.ProgressBars())
+    frames = drive(job, options.reporter(arguments))
     logger.info("%s: %d frames", arguments.output, frames)
     return 0

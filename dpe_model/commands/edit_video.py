@@ -28,6 +28,7 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     """What is edited and how, apart from the files and the model."""
     options.add_driver_options(parser, "expression", ("hold", "loop", "ping_pong"))
     parser.add_argument("--result", choices=RESULTS, default="frame", help="the full frames, or the portrait alone")
+    options.add_picture_fps(parser)
     options.add_crop_when(parser, "--driver-crop", "cut out the driver's face first; auto: where it is not square")
     options.add_crop_options(parser)
     paste_options.add_paste_options(parser)
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = job(arguments, arguments.source, arguments.output)
     if asked.drivers.pose is not None and arguments.result == "frame":
         logger.warning("Pasting suits expression edits; after a pose edit the neck may no longer fit the body.")
-    frames = edit_video(asked, options.ProgressBars())
+    frames = edit_video(asked, options.reporter(arguments))
     logger.info("%s: %d frames", arguments.output, frames)
     return 0
 
@@ -56,6 +57,7 @@ def job(arguments: argparse.Namespace, source: Path, output: Path) -> EditVideoJ
             driver_crop=arguments.driver_crop,
             paste=paste_options.paste_options(arguments),
             result=arguments.result,
+            picture_fps=arguments.fps,
             encoding=options.encoding(arguments),
         ),
     )

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         Drivers(expression=arguments.source),
         arguments.crop,
         options.crop_options(arguments),
-        options.ProgressBars(),
+        options.reporter(arguments),
     )
     motion = motions[arguments.source]
     motion.save(arguments.output)

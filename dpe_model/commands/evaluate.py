@@ -75,7 +75,7 @@ def _rendered(arguments: argparse.Namespace, engine: Any) -> dict[str, Any]:
     from ..evaluation.sheets import rendered_sheet, save_sheet
 
     asked = RenderedOptions(arguments.head, arguments.identities, arguments.tuples_per_identity, arguments.seed)
-    bars = options.ProgressBars()
+    bars = options.reporter(arguments)
     people = edit_people(EngineEditor(engine), asked, bars)
     for name, same in (("sheet_same_person", True), ("sheet_other_person", False)):
         save_sheet(rendered_sheet(people, same), arguments.output / f"{name}.png")
@@ -100,13 +100,12 @@ def _clips(arguments: argparse.Namespace, engine: Any) -> dict[str, Any]:
         source=arguments.source,
         driving=arguments.driving,
         output=arguments.output,
-        model=options.model_options(arguments),
         crop=arguments.crop,
         crop_options=options.crop_options(arguments),
         judge=None if arguments.judge is None else tuple(arguments.judge),
         reuse=arguments.reuse,
     )
-    report = evaluate_clips(asked, engine, options.ProgressBars())
+    report = evaluate_clips(asked, engine, options.reporter(arguments))
     save_sheet(clip_sheet(arguments.output), arguments.output / "sheet_clips.png")
     return {"source": arguments.source.name, "driving": arguments.driving.name, **report}
 

@@ -6,18 +6,20 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..engine import PRECISIONS
-from ..errors import MotionError
-from ..jobs import CropOptions, Drivers, ModelOptions, VideoEncoding
+from ..errors import MotionError, VideoError
+from ..jobs import CropOptions, Drivers, ModelOptions, Reporter, Silent, VideoEncoding
 from ..jobs.portraits import CROP_WHEN, first_portraits
 from ..motion import EDIT_MODES, LENGTH_POLICIES
 from ..portrait import DETECTORS
 from ..portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..portrait.track import SELECT
+from ..video import PICTURE_FPS, as_fps
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,23 @@ def void(_: object) -> None:
     """Nothing."""
 
 
+def reporter(arguments: argparse.Namespace) -> Reporter:
+    """What shows a job's progress: bars, or nothing under --quiet."""
+    return Silent() if arguments.quiet else ProgressBars()
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --precision, --device, --compile."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", type=Path, metavar="PATH", help="dpe.pt or a .safetensors file; default: the bundled")
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the convolutions (default: auto)")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device_option(group)
     group.add_argument("--compile", action="store_true", help=COMPILE_HELP)
+
+
+def add_device_option(parser: argparse._ActionsContainer) -> None:
+    """--device."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
 
 
 def model_options(arguments: argparse.Namespace) -> ModelOptions:
@@ -213,6 +225,24 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
 def encoding(arguments: argparse.Namespace) -> VideoEncoding:
     """What `add_encoding_options` asked for."""
     return VideoEncoding(arguments.crf, arguments.codec, arguments.pix_fmt)
+
+
+def add_picture_fps(parser: argparse.ArgumentParser) -> None:
+    """--fps, of what has no rate of its own."""
+    parser.add_argument(
+        "--fps",
+        type=_rate,
+        default=PICTURE_FPS,
+        metavar="RATE",
+        help=f"frames a second of folders of pictures, e.g. 24, 29.97 or 30000/1001 (default: {PICTURE_FPS})",
+    )
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return as_fps(text)
+    except VideoError as error:
+        raise argparse.ArgumentTypeError(f"expected a rate such as 25, 29.97 or 30000/1001, got {text!r}") from error
 
 
 def add_crop_when(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:

@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..video import open_frames
 
     engine = options.model_options(arguments).engine()
-    stated, bars = engine.checkpoint.roles, options.ProgressBars()
+    stated, bars = engine.checkpoint.roles, options.reporter(arguments)
     if arguments.head is not None:
         evidence = measure_roles_on_head(EngineEditor(engine), stated, arguments.head, bars)
     else:
-        crop = options.crop_options(arguments)
+        crop = options.crop_options(arguments).beside(engine.device)
         source, driving = (
             some_frames(open_portraits(open_frames(path), arguments.crop, who, engine.size, bars, name), count)
             for name, path, who, count in (
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ("driver", arguments.driving, crop.of_driver(), FRAMES),
             )
         )
-        detector = load_detector(arguments.detector)
+        detector = load_detector(arguments.detector, engine.device)
         evidence = measure_roles_on_clips(EngineEditor(engine), stated, source, driving, detector, bars)
     if arguments.json:
         say(json.dumps({**evidence.as_numbers(), "stated": {r: stated.branch(r) for r in ROLES}}))

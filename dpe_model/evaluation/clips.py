@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoint import Role
 from ..engine import Engine
 from ..errors import EvaluationError
-from ..jobs import CropOptions, DriveJob, Drivers, ModelOptions, Reporter, Silent, drive
+from ..jobs import CropOptions, DriveJob, Drivers, Reporter, Silent, VideoEncoding, drive
 from ..jobs.portraits import CropWhen, open_portraits
 from ..video import FrameWriter, open_frames, probe
 from .curves import CURVES, POSE_CURVES, Curves, compare_curves, fresh_curves, load_curves, on_clock, run_judge
@@ -39,7 +39,6 @@ class ClipOptions:
     Attributes:
         source, driving: videos, or folders of frames; the source may be a picture.
         output: folder for the clips.
-        model: which model runs where.
         crop, crop_options: as in `DriveJob`.
         judge: command of a judge (see `curves`), None to take what curves there are.
         reuse: take the clips that an earlier evaluation left in `output`.
@@ -48,7 +47,6 @@ class ClipOptions:
     source: Path
     driving: Path
     output: Path
-    model: ModelOptions = field(default_factory=ModelOptions)
     crop: CropWhen = "auto"
     crop_options: CropOptions = field(default_factory=CropOptions)
     judge: tuple[str, ...] | None = None
@@ -71,7 +69,7 @@ def evaluate_clips(options: ClipOptions, engine: Engine, reporter: Reporter | No
         if missing:
             raise EvaluationError(f"--reuse: {options.output} lacks {', '.join(missing)}. Evaluate without it first.")
     else:
-        write_clips(options, engine.size, paths, reporter or Silent())
+        write_clips(options, engine, paths, reporter or Silent())
     report: dict[str, Any] = {"clips": {n: p.name for n, p in paths.items()}, "frames": len(open_frames(paths["both"]))}
     if options.judge is not None:
         run_judge(options.judge, list(paths.values()))
@@ -82,12 +80,13 @@ def evaluate_clips(options: ClipOptions, engine: Engine, reporter: Reporter | No
     return {**report, "curves": compare_clips(paths)}
 
 
-def write_clips(options: ClipOptions, size: int, paths: dict[str, Path], reporter: Reporter) -> None:
+def write_clips(options: ClipOptions, engine: Engine, paths: dict[str, Path], reporter: Reporter) -> None:
     """The portraits of source and driver, and the three results."""
     options.output.mkdir(parents=True, exist_ok=True)
-    people = {SOURCE: options.crop_options, DRIVER: options.crop_options.of_driver()}
+    crop, encoding = options.crop_options.beside(engine.device), VideoEncoding(crf=RESULT_CRF)
+    people = {SOURCE: crop, DRIVER: crop.of_driver()}
     for name, path in ((SOURCE, options.source), (DRIVER, options.driving)):
-        clip = open_portraits(open_frames(path), options.crop, people[name], size, reporter, name)
+        clip = open_portraits(open_frames(path), options.crop, people[name], engine.size, reporter, name)
         fps = clip.source.info.fps
         with (
             FrameWriter(paths[name], fps, sources=[path], crf=PORTRAIT_CRF) as writer,
@@ -97,8 +96,9 @@ def write_clips(options: ClipOptions, size: int, paths: dict[str, Path], reporte
                 writer.write(frames)
                 count(len(frames))
     for name, roles in EDITS.items():
-        job = DriveJob(paths[SOURCE], _drivers(paths[DRIVER], roles), paths[name], options.model, "none", sound=False)
-        drive(job, reporter)
+        edits = _drivers(paths[DRIVER], roles)
+        job = DriveJob(paths[SOURCE], edits, paths[name], crop="none", sound=False, encoding=encoding)
+        drive(job, reporter, engine)
 
 
 def _drivers(driving: Path, roles: Sequence[Role]) -> Drivers:

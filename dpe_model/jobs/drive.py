@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from ..engine import Engine
 from ..overlap import Behind
-from ..video import as_fps, open_frames, probe
+from ..video import PICTURE_FPS, as_fps, open_frames, probe
 from ..video.writer import PICTURES
 from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, kept_length, lay_out, measure_drivers, source_clock, still_clock
 from .stream import AHEAD, stream
 from .writing import VideoEncoding, check_kind
-
-DEFAULT_FPS = 25.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class DriveJob:
         model: which model runs where.
         crop: whether faces are cut out first; "auto" does so where frames are not square.
         crop_options: how faces are found and framed.
+        picture_fps: frames per second of pictures and folders of pictures.
         sound: copy the sound of a moving source; of the driver, where the source is a still.
         encoding: how a video is encoded.
     """
@@ -39,12 +39,18 @@ class DriveJob:
     model: ModelOptions = field(default_factory=ModelOptions)
     crop: CropWhen = "auto"
     crop_options: CropOptions = field(default_factory=CropOptions)
+    picture_fps: Fraction = PICTURE_FPS
     sound: bool = True
     encoding: VideoEncoding = field(default_factory=VideoEncoding)
 
 
-def drive(job: DriveJob, reporter: Reporter | None = None) -> int:
+def drive(job: DriveJob, reporter: Reporter | None = None, engine: Engine | None = None) -> int:
     """Run the job: measure the drivers, then stream the source through. Returns the number of frames written.
+
+    Args:
+        job: what to do.
+        reporter: shows progress.
+        engine: one that is open already, instead of the job's model.
 
     Raises:
         DPEError: any input that cannot be used, or an output that cannot be written, before rendering starts.
@@ -52,9 +58,10 @@ def drive(job: DriveJob, reporter: Reporter | None = None) -> int:
     reporter = reporter or Silent()
     inputs = [job.source, *job.drivers.paths(), *job.crop_options.paths(), *job.model.paths()]
     job.encoding.check(job.output, inputs)
-    engine = job.model.engine()
-    source = open_frames(job.source, read_ahead=AHEAD)
-    clip = open_portraits(source, job.crop, job.crop_options, engine.size, reporter, "source")
+    engine = engine or job.model.engine()
+    source = open_frames(job.source, AHEAD, job.picture_fps)
+    crop_options = job.crop_options.beside(engine.device)
+    clip = open_portraits(source, job.crop, crop_options, engine.size, reporter, "source")
     if len(source) > 1:
         return _drive_clip(job, engine, clip, inputs, reporter)
     return _drive_still(job, engine, clip, inputs, reporter)
@@ -78,7 +85,7 @@ def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list
     """One picture, for as long as its drivers go."""
     motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter)
     edits = job.drivers.edits(motions)
-    fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), DEFAULT_FPS))
+    fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), job.picture_fps))
     seconds = still_clock(edits.values(), float(fps), job.drivers.length)
     check_kind(job.output, seconds)
     steps = lay_out(edits, seconds, job.drivers.length)

@@ -13,7 +13,7 @@ from ..engine import Engine
 from ..errors import MotionError
 from ..memory import return_free_memory
 from ..portrait import PasteOptions, Paster
-from ..video import FrameSource, open_frames
+from ..video import PICTURE_FPS, FrameSource, open_frames
 from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
@@ -35,6 +35,7 @@ class EditOptions:
         driver_crop: whether the driver's face is cut out first; "auto" does so where frames are not square.
         paste: how the edited portraits are put back.
         result: "frame", the full frames with the edit, or "portrait", the edited portraits alone.
+        picture_fps: frames per second of a folder of pictures.
         encoding: how the video is encoded.
         overlap: chunks that decoding, pasting and encoding may be apart; 0 does one after the other.
     """
@@ -43,6 +44,7 @@ class EditOptions:
     driver_crop: CropWhen = "auto"
     paste: PasteOptions = field(default_factory=PasteOptions)
     result: Result = "frame"
+    picture_fps: Fraction = PICTURE_FPS
     encoding: VideoEncoding = field(default_factory=VideoEncoding)
     overlap: int = AHEAD
 
@@ -105,7 +107,7 @@ def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engi
     inputs = [job.source, *job.drivers.paths(), *job.options.paths(), *job.model.paths()]
     job.options.encoding.check(job.output, inputs)
     engine = engine or job.model.engine()
-    source = open_frames(job.source, read_ahead=job.options.overlap)
+    source = open_frames(job.source, job.options.overlap, job.options.picture_fps)
     check_kind(job.output, source)
     sound = job.source if source.info.has_audio else None
     done = edit_clip(engine, source, job.drivers, job.output, job.options, reporter, sound, inputs)
@@ -144,7 +146,7 @@ def edit_clip(
     _check_length(drivers)
     reporter = reporter or Silent()
     info, full = source.info, options.result == "frame"
-    crop = find_crop(source, options.crop, engine.size, reporter, "source")
+    crop = find_crop(source, options.crop.beside(engine.device), engine.size, reporter, "source")
     seconds = source_clock(source)[: len(crop)]
     motions = measure_drivers(engine, drivers, options.driver_crop, options.crop.of_driver(), reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import FrameError, NoFaceError, VideoError
@@ -27,7 +29,7 @@ from ..portrait import (
 )
 from ..portrait.crop import SCALE, check_framing
 from ..portrait.scale import head_proportion, spread
-from ..video import FrameSource, VideoInfo, open_frames, probe, read_frames
+from ..video import PICTURE_FPS, FrameSource, VideoInfo, open_frames, probe, read_frames
 from .report import Reporter, Silent
 from .writing import VideoEncoding, check_kind, write_timed
 
@@ -49,6 +51,7 @@ class CropOptions:
             0..1.
         match: a clip of square portraits, its file or opened: whoever else is cut out shows a head of the same size;
             `scale` is not used.
+        device: where the detector runs; None: beside the model, and on the CPU where there is none.
         detector_root: the folder of an optional detector's models, where not its own.
     """
 
@@ -58,7 +61,7 @@ class CropOptions:
     person_index: int = 0
     no_face: str = "hold"
     detector: str = "mtcnn"
-    device: str = "cpu"
+    device: str | None = None
     position: tuple[float, float] = (0.5, 0.5)
     mask: Path | Tensor | None = field(default=None, compare=False)
     match: Path | FrameSource | None = None
@@ -68,6 +71,10 @@ class CropOptions:
         check_framing(self.scale, self.framing, self.no_face)
         if not all(0.0 <= place <= 1.0 for place in self.position):
             raise ValueError(f"position: expected x and y in 0..1 of the frame, got {self.position}.")
+
+    def beside(self, device: torch.device) -> CropOptions:
+        """The same, the detector on this device unless another is named."""
+        return self if self.device is not None else replace(self, device=str(device))
 
     def of_driver(self) -> CropOptions:
         """The same for another clip, of whom the largest person counts."""
@@ -149,7 +156,7 @@ def frame_person(
         FrameError: the clip to match is not one of square portraits.
     """
     root = {"root": options.detector_root} if options.detector_root is not None else {}
-    detector = load_detector(options.detector, options.device, unsure=True, **root)
+    detector = load_detector(options.detector, options.device or "cpu", unsure=True, **root)
     mask = options.person_mask()
     proportion = None
     match = open_frames(options.match) if isinstance(options.match, Path) else options.match
@@ -256,6 +263,7 @@ def crop_clip(
     reporter: Reporter | None = None,
     overlay: Path | None = None,
     encoding: VideoEncoding | None = None,
+    picture_fps: Fraction = PICTURE_FPS,
 ) -> int:
     """Cut one person's portraits out of a clip into a file of their own, with the clip's times, colours and sound.
 
@@ -267,6 +275,7 @@ def crop_clip(
         reporter: shows progress.
         overlay: also write the small full frames with everybody's box and number, and the square that is cut out.
         encoding: how videos are encoded.
+        picture_fps: frames per second of a folder of pictures.
 
     Returns:
         The number of frames written.
@@ -274,7 +283,7 @@ def crop_clip(
     check_framing(options.scale, options.framing, options.no_face, size)
     reporter, encoding = reporter or Silent(), encoding or VideoEncoding()
     inputs = [source, *options.paths()]
-    clip = open_frames(source)
+    clip = open_frames(source, picture_fps=picture_fps)
     for place, needed in ((output, inputs), (overlay, [*inputs, output])):
         if place is not None:
             encoding.check(place, needed)

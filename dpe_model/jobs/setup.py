@@ -206,7 +206,7 @@ def measure_clip(
     stop = None
     if clock is not None and reference >= 0:
         stop = max(_needed(source, clock), reference + 1)
-    clip = open_portraits(source, when, options, engine.size, reporter, "driver", stop)
+    clip = open_portraits(source, when, options.beside(engine.device), engine.size, reporter, "driver", stop)
     with reporter.stage("measure the driver", len(clip)) as count:
         chunks = clip.chunks(chunk_size(READ_CHUNK, source.info))
         with naming_clip(source):

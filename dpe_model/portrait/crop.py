@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,20 +80,14 @@ class Crop:
 
     def __getitem__(self, frames: slice) -> Crop:
         """The crops of some frames, as for a chunk of a clip."""
-        return self._taken(frames)
 
-    def select(self, indices: Sequence[int] | np.ndarray) -> Crop:
-        """The crops of these frames, in this order; a frame may come more than once."""
-        return self._taken(np.asarray(indices, dtype=np.int64))
-
-    def _taken(self, key: slice | np.ndarray) -> Crop:
         def taken(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[key]
+            return None if values is None else values[frames]
 
         return replace(
             self,
-            matrix=self.matrix[key],
-            found=self.found[key],
+            matrix=self.matrix[frames],
+            found=self.found[frames],
             landmarks=taken(self.landmarks),
             held=taken(self.held),
             part=taken(self.part),

@@ -58,11 +58,6 @@ def find_cuts(thumbs: np.ndarray) -> np.ndarray:
     return cuts
 
 
-def shots(cuts: np.ndarray) -> np.ndarray:
-    """The number of the shot each frame belongs to, [N], from `find_cuts`."""
-    return np.cumsum(cuts)
-
-
 def _unlike(a: np.ndarray, b: np.ndarray) -> float:
     """Mean difference of two copies, 0..1; a change of brightness alone counts half."""
     apart = b - a

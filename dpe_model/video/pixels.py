@@ -37,9 +37,6 @@ _MATRIX_BY_TAG: dict[int, int] = {
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 """AVColorTransferCharacteristic of the two HDR curves."""
 
-UNSPECIFIED = 2
-"""A stream's matrix, primaries or transfer when it does not say (ITU-T H.273)."""
-
 
 @dataclass(frozen=True)
 class Colour:

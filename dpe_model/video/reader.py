@@ -32,7 +32,7 @@ from .timing import as_fps
 logger = logging.getLogger(__name__)
 
 PICTURE_FPS = Fraction(25)
-"""The rate given to pictures, which have none of their own."""
+"""The rate given to pictures, which have none of their own, where nobody says another."""
 
 LARGE_CHUNK = 64
 """Chunks of more frames than this are made no larger than the clip."""
@@ -52,7 +52,7 @@ class VideoInfo:
         path: the file or folder.
         width: pixels, after turning the pictures upright.
         height: pixels, after turning.
-        fps: average frames per second; 25 for pictures.
+        fps: average frames per second; of pictures as asked for, else 25.
         frames: how many frames the container says there are, None where it does not say (`FrameSource.count_frames`
             finds out). A truncated file holds fewer.
         has_audio: whether there is a sound track.
@@ -164,8 +164,12 @@ class FrameSource(ABC):
         return True
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path, picture_fps: Fraction = PICTURE_FPS) -> VideoInfo:
     """What a video, picture or folder of pictures is, without reading more than its start.
+
+    Args:
+        path: the file or folder.
+        picture_fps: frames per second of pictures.
 
     Raises:
         VideoError: missing, not a video or picture, no video stream, no decodable frame, or a folder whose pictures
@@ -174,19 +178,20 @@ def probe(path: str | Path) -> VideoInfo:
     found = existing(path)
     if found.is_dir():
         with naming(found, "reading the folder", "Check its permissions."):
-            return _probe_folder(found, list_pictures(found))
+            return _probe_folder(found, list_pictures(found), picture_fps)
     if is_picture(found):
         width, height = picture_size(found)
-        return VideoInfo(found, width, height, PICTURE_FPS, 1, False, 0, "picture", duration=1 / PICTURE_FPS)
+        return VideoInfo(found, width, height, picture_fps, 1, False, 0, "picture", duration=1 / picture_fps)
     return _probe_video(found)[0]
 
 
-def open_frames(path: str | Path, read_ahead: int = 0) -> FrameSource:
+def open_frames(path: str | Path, read_ahead: int = 0, picture_fps: Fraction = PICTURE_FPS) -> FrameSource:
     """The frames of a video, a picture or a folder of pictures (in the counting order of their names).
 
     Args:
         path: the file or folder.
         read_ahead: how many chunks a thread decodes in advance.
+        picture_fps: frames per second of pictures.
 
     Raises:
         VideoError: as `probe`.
@@ -194,7 +199,7 @@ def open_frames(path: str | Path, read_ahead: int = 0) -> FrameSource:
     found = existing(path)
     source: FrameSource
     if found.is_dir() or is_picture(found):
-        info = probe(found)
+        info = probe(found, picture_fps)
         source = _Pictures(info, list_pictures(found) if info.kind == "folder" else [found])
     else:
         source = _Video(*_probe_video(found))
@@ -369,7 +374,7 @@ def _videos(container: InputContainer) -> list[VideoStream]:
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
-def _probe_folder(folder: Path, paths: list[Path]) -> VideoInfo:
+def _probe_folder(folder: Path, paths: list[Path], fps: Fraction) -> VideoInfo:
     size = picture_size(paths[0])
     for path in paths[1:]:
         other = picture_size(path)
@@ -378,8 +383,7 @@ def _probe_folder(folder: Path, paths: list[Path]) -> VideoInfo:
                 f"{folder}: expected pictures of one size, found {path.name} with {other[0]}x{other[1]} and "
                 f"{paths[0].name} with {size[0]}x{size[1]}. Resize or remove the odd one."
             )
-    duration = len(paths) / PICTURE_FPS
-    return VideoInfo(folder, *size, PICTURE_FPS, len(paths), False, 0, "folder", duration=duration)
+    return VideoInfo(folder, *size, fps, len(paths), False, 0, "folder", duration=len(paths) / fps)
 
 
 class _open_video:  # noqa: N801

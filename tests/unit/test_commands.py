@@ -6,10 +6,12 @@ import importlib
 import os
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
 
+import dpe_model
 from dpe_model.checkpoint import BranchRoles, save_checkpoint
 from dpe_model.commands import COMMANDS, main
 from dpe_model.engine import Engine
@@ -323,7 +325,7 @@ def test_options_that_cannot_be_meant(files, tmp_path, capsys, options, words):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("option", "value"), [("--scale", "abc"), ("--person-at", "0.5")])
+@pytest.mark.parametrize(("option", "value"), [("--scale", "abc"), ("--person-at", "0.5"), ("--fps", "fast")])
 def test_values_of_the_wrong_kind_say_what_was_expected(files, tmp_path, capsys, option, value):
     with pytest.raises(SystemExit):
         drive(files, tmp_path / "out.mp4", option, value)
@@ -365,3 +367,33 @@ def test_the_renderer_s_errors_are_one_line(tmp_path, capsys):
         assert ended.value.code == 1
         assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "s").exists()
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == dpe_model.__version__
+
+
+def test_quiet_says_nothing_but_warnings_and_errors(files, tmp_path):
+    command = [sys.executable, "-m", "dpe_model", "drive", "--source", files / "source.mp4", "--driving"]
+    command += [files / "long.mp4", "--model", files / "tiny.safetensors", "--output", tmp_path / "o.mp4"]
+    loud, quiet = (subprocess.run([*command, *more], capture_output=True, text=True) for more in ([], ["--quiet"]))
+    assert (loud.returncode, quiet.returncode) == (0, 0)
+    assert "6 frames" in loud.stderr
+    assert quiet.stdout + quiet.stderr == ""
+    failed = subprocess.run([*command, "--quiet", "--strength", "nan"], capture_output=True, text=True)
+    assert failed.stderr.startswith("error: strength")
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"), [("30", 30), ("29.97", Fraction(30000, 1001)), ("24000/1001", Fraction(24000, 1001))]
+)
+def test_a_folder_of_pictures_has_the_rate_asked_for(files, tmp_path, given, rate):
+    with FrameWriter(tmp_path / "folder", 25) as writer:
+        writer.write(clip(3, 32))
+    source, output = str(tmp_path / "folder"), str(tmp_path / "o.mp4")
+    command = ["drive", "--source", source, "--driving", str(files / "long.mp4"), "--output", output, "--fps", given]
+    assert main([*command, "--model", str(files / "tiny.safetensors")]) == 0
+    assert probe(tmp_path / "o.mp4").fps == rate

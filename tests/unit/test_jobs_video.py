@@ -24,10 +24,12 @@ from dpe_model.jobs import (
     DriveJob,
     Drivers,
     EditOptions,
+    EditVideoJob,
     VideoEncoding,
     crop_clip,
     drive,
     edit_clip,
+    edit_video,
 )
 from dpe_model.jobs.setup import measure_clip, source_clock
 from dpe_model.memory import return_free_memory
@@ -407,3 +409,41 @@ def test_frames_in_memory_at_a_rate_that_was_a_decimal_number(engine, driver, tm
 def test_a_person_of_the_source_is_not_looked_for_in_a_driver():
     options = CropOptions(person="index", person_index=3)
     assert options.of_driver().person == "largest"
+
+
+def test_the_detector_runs_beside_the_model(driver, tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, device, **options):
+        asked.append(device)
+        return Faces((0.5, 0.5), radius=1 / 5)
+
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", load)
+    engine = Engine(tiny_checkpoint())
+    source = open_frames(encode(tmp_path / "in.mp4", noise(3)))
+    engine.device = torch.device("cuda:1")  # looked at before anything is computed there
+    monkeypatch.setattr(Engine, "measure", lambda self, chunks, *rest: driver)
+    measure_clip(engine, source, "face", CropOptions(), _Silent())
+    measure_clip(engine, source, "face", CropOptions(device="cpu"), _Silent())
+    assert asked == ["cuda:1", "cpu"]
+
+
+def test_pictures_at_the_rate_asked_for(driver, tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: Engine(tiny_checkpoint()))
+    with FrameWriter(tmp_path / "folder", 25) as writer:
+        writer.write(noise(6, 48, 48))
+    fps = Fraction(30000, 1001)
+    job = DriveJob(tmp_path / "folder", Drivers(driver), tmp_path / "out.mp4", crop="none", picture_fps=fps)
+    assert drive(job) == 6
+    assert times(tmp_path / "out.mp4") == [i / fps for i in range(6)]
+    still = tmp_path / "still.png"
+    (tmp_path / "folder").glob("*.png").__next__().rename(still)
+    drive(DriveJob(still, Drivers(tmp_path / "folder"), tmp_path / "still.mp4", crop="none", picture_fps=fps))
+    assert (probe(tmp_path / "still.mp4").fps, probe(tmp_path / "still.mp4").frames) == (fps, 5)
+    video = EditVideoJob(
+        tmp_path / "folder", Drivers(driver), tmp_path / "edited.mp4", options=EditOptions(picture_fps=fps)
+    )
+    assert edit_video(video) == 5
+    assert probe(tmp_path / "edited.mp4").fps == fps
+    assert crop_clip(tmp_path / "folder", tmp_path / "crop.mp4", CropOptions(), 32, picture_fps=fps) == 5
+    assert probe(tmp_path / "crop.mp4").fps == fps

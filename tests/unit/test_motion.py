@@ -127,16 +127,6 @@ def test_refuses_what_is_no_motion(alpha):
         Motion(alpha, "a")
 
 
-def test_resampling_keeps_duration_and_ends():
-    before = Motion(torch.arange(50, dtype=torch.float32)[:, None], "a", 25.0)
-    after = before.resampled(50.0)
-    assert len(after) == 100
-    assert torch.allclose(after.alpha[:99, 0], torch.arange(99) / 2)
-    assert before.resampled(25.0) is before
-    unknown = Motion(before.alpha, "a")
-    assert unknown.resampled(50.0) is unknown
-
-
 def test_motions_of_different_checkpoints_do_not_mix():
     latent = Latent(clip(2), motion(2))
     with pytest.raises(MotionError, match="another checkpoint"):
@@ -221,12 +211,6 @@ def test_the_reference_is_a_frame_of_the_driver_whatever_the_source_s_clock():
     driver = ramp(10, 50.0)
     plan = EditPlan.on_clock([Edit(driver, 1.0, "relative", 3)], torch.arange(4, dtype=torch.float64) / 25, "hold")
     assert plan.apply(torch.zeros(4, 1), 0)[:, 0].tolist() == [-3.0, -1.0, 1.0, 3.0]
-
-
-def test_resampling_an_uneven_clip_makes_it_even():
-    even = ramp(4, 10.0, UNEVEN).resampled(20.0)
-    assert (even.times, even.fps, len(even)) == (None, 20.0, 10)
-    assert torch.allclose(even.alpha[:5, 0], torch.tensor([0.0, 0.5, 1.0, 2.0, 2.2]))
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])

@@ -131,7 +131,6 @@ def test_each_shot_is_framed_on_its_own(framing: str, caplog: pytest.LogCaptureF
     assert "frames 6-9 never show the person" in caplog.text
     assert frame_portraits(track, no_face="pass").found.tolist() == track.found.tolist()
     assert crop[8:12].held.tolist() == [True, True, True, False]  # type: ignore[union-attr]
-    assert crop.select([6, 0]).held.tolist() == [True, False]  # type: ignore[union-attr]
     assert list(crop.parts()) == [slice(0, 6), slice(6, 10), slice(10, 14)]
     assert list(crop[4:12].parts()) == [slice(0, 2), slice(2, 6), slice(6, 8)]
 
@@ -238,13 +237,12 @@ def test_shrinking_does_not_alias() -> None:
         assert np.abs(picture - 127.5).max() < 25, shrink
 
 
-def test_chunks_and_selections() -> None:
+def test_chunks() -> None:
     crop = frame_portraits(track_of(*[(100.0 + n, 90.0, 50.0) for n in range(6)]), framing="follow")
     frames = ramp(200, 300, 6)
     parts = torch.cat([crop_frames(frames[:4], crop[:4]), crop_frames(frames[4:], crop[4:])])
     assert torch.equal(parts, crop_frames(frames, crop))
-    assert np.array_equal(crop.select([5, 0, 0]).matrix, crop.matrix[[5, 0, 0]])
-    assert crop.select([5, 0, 0]).landmarks.shape == (3, 5, 2)
+    assert crop[4:].landmarks.shape == (2, 5, 2)
 
 
 def test_frames_of_another_number_or_size_are_refused() -> None:

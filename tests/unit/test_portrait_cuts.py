@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpe_model.portrait.cuts import find_cuts, shots, thumbnails
+from dpe_model.portrait.cuts import find_cuts, thumbnails
 
 from .scenes import Actor, at, background, line, scene
 
@@ -21,7 +21,6 @@ def test_cuts_are_found_at_the_first_frame_of_the_new_shot() -> None:
     frames = torch.cat([shot(1), shot(2), shot(3)])
     assert cuts(frames) == [12, 24]
     assert cuts(frames.float() / 255.0) == [12, 24]
-    assert shots(find_cuts(thumbnails(frames)))[[0, 11, 12, 35]].tolist() == [0, 0, 1, 2]
 
 
 def test_shots_of_a_few_frames_count() -> None:
