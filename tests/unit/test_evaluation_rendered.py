@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,6 @@ pytest.importorskip("numba")
 from dpe_model.checkpoint import BranchRoles, save_checkpoint  # noqa: E402
 from dpe_model.commands import main  # noqa: E402
 from dpe_model.errors import EvaluationError  # noqa: E402
-from dpe_model.evaluation import heads  # noqa: E402
 from dpe_model.evaluation.face_fit import FaceFit  # noqa: E402
 from dpe_model.evaluation.heads import NUMBERS, Cases, draw_cases, face_numbers, open_studio  # noqa: E402
 from dpe_model.evaluation.leak import Changes, Measured, bent, blurred, leak, leak_report, measure_changes  # noqa: E402
@@ -31,6 +32,7 @@ from dpe_model.evaluation.rendered import (  # noqa: E402
 )
 from dpe_model.evaluation.roles import measure_roles_on_head  # noqa: E402
 from dpe_model.training.synthetic import HeadParams, Studio  # noqa: E402
+from dpe_model.training.synthetic.shards import SampleOptions, draw  # noqa: E402
 
 from .test_synthetic import head_fields  # noqa: E402
 from .tiny import tiny_network  # noqa: E402
@@ -92,11 +94,34 @@ def test_a_driver_is_oneself_first_and_somebody_else_then(cases: Cases) -> None:
     assert torch.equal(cases.source[:2], cases.source[2:])
 
 
-def test_seeds_are_not_those_of_training(studio: Studio) -> None:
-    ours = np.random.default_rng([heads.HELD_OUT, heads.PEOPLE, 0, 0]).integers(2**62, size=4)
-    for seed in (0, 1, 2):
-        for words in ([seed, 0], [seed, 0, 0], [seed, 1, 0]):
-            assert not np.isin(np.random.default_rng(words).integers(2**62, size=4), ours).any()
+class _Seen(Exception):
+    """Carries the generator that somebody was going to draw with."""
+
+
+def states(monkeypatch: pytest.MonkeyPatch, studio: Studio, method: str, draws: Iterable[Callable[[], object]]) -> set:
+    """The seeds' states of the generators that each of `draws` hands to a method of the studio."""
+
+    def look(rng: np.random.Generator, *_: object) -> None:
+        raise _Seen(rng)
+
+    monkeypatch.setattr(studio, method, look)
+    found = set()
+    for run in draws:
+        with pytest.raises(_Seen) as seen:
+            run()
+        found.add(tuple(seen.value.args[0].bit_generator.seed_seq.generate_state(4)))
+    return found
+
+
+def test_seeds_are_not_those_of_training(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = open_studio(head)
+    seeds, numbers = range(12), range(40)
+    held_out = [partial(draw_cases, studio, s, n, 1, SIZE) for s in seeds for n in numbers]
+    training = [partial(draw, studio, SampleOptions(seed=s), n) for s in seeds for n in numbers]
+    ours = states(monkeypatch, studio, "sample_scene", held_out)
+    theirs = states(monkeypatch, studio, "sample_tuple", training)
+    assert len(ours) == len(theirs) == len(seeds) * len(numbers)
+    assert not ours & theirs
 
 
 def test_the_truth_beats_every_baseline_and_copying_beats_nothing(cases: Cases) -> None:

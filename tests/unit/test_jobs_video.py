@@ -266,11 +266,13 @@ def test_a_motion_of_another_model_and_a_shortened_video_are_refused(engine, dri
 def test_a_failing_encoder_is_reported_and_leaves_no_result(engine, driver, tmp_path, monkeypatch, overlap):
     source = encode(tmp_path / "in.mp4", noise(40))
     written = []
+    original = FrameWriter.write
 
     def broken(self, frames, pts=None):
         written.append(len(frames))
         if len(written) == 3:
             raise VideoError("disk full")
+        return original(self, frames, pts)
 
     monkeypatch.setattr(FrameWriter, "write", broken)
     with pytest.raises(VideoError, match="disk full"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpe_model.errors import FrameError
-from dpe_model.portrait import DetectorError, Face, FaceDetector, load_detector
+from dpe_model.portrait import DetectorError, Face, load_detector
 from dpe_model.portrait import mtcnn as mtcnn_module
 from dpe_model.portrait.mtcnn import MTCNN, MTCNNDetector, halvings, pyramid, sample_patches, square, suppress
 
@@ -129,13 +129,8 @@ def test_insightface_says_what_is_missing(tmp_path, monkeypatch: pytest.MonkeyPa
         load_detector("insightface", root=tmp_path)
 
 
-def test_a_stub_meets_the_protocol() -> None:
-    class Stub:
-        def detect(self, frames: Tensor) -> list[list[Face]]:
-            return [[Face((0.0, 0.0, 9.0, 4.0), np.zeros((5, 2)), 0.9)] for _ in frames]
-
-    detector: FaceDetector = Stub()
-    face = detector.detect(torch.zeros(1, 16, 16, 3))[0][0]
+def test_centre_and_side_of_a_box() -> None:
+    face = Face((0.0, 0.0, 9.0, 4.0), np.zeros((5, 2)), 0.9)
     assert face.centre == (4.5, 2.0)
     assert face.side == pytest.approx(6.0)
 
