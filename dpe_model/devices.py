@@ -23,8 +23,17 @@ MOST_PICTURES = {"cpu": 4, "cuda": 16}
 (its large maps go one by one anyway), a GPU is busy."""
 SHARE = 0.7
 """Part of the free memory that a chunk may take; the rest is for what is only estimated."""
+WARPED_ON_CPU = ("mps",)
+"""Types of devices on which PyTorch does not sample bicubically nor continue a picture's border, nor, in some versions,
+resize without aliasing or to any size. What the networks themselves need they have."""
 MAPS = 12
 """Working memory of a picture in flight, in maps of the highest resolution."""
+
+
+def warping_device(device: torch.device | str) -> torch.device:
+    """Where pictures are resized and warped for what runs on a device: there, or on the CPU; see `WARPED_ON_CPU`."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type in WARPED_ON_CPU else device
 
 
 def chosen_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .devices import upload
+from .devices import upload, warping_device
 from .errors import FrameError
 
 MIN_SIDE = 16
@@ -80,12 +80,13 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
     """
     frames = check_square(frames, name)
     _check_finite(frames, name)
-    x = upload(frames, torch.device(device))
+    target, other_size = torch.device(device), frames.shape[1] != size
+    x = upload(frames, warping_device(target) if other_size else target)
     x = x.float() / 127.5 - 1.0 if x.dtype == torch.uint8 else x.float() * 2.0 - 1.0
     x = x.clamp_(-1.0, 1.0).permute(0, 3, 1, 2)
-    if x.shape[-1] != size:
+    if other_size:
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp_(-1.0, 1.0)
-    return x.contiguous()
+    return x.contiguous().to(target)
 
 
 def _check_finite(frames: Tensor, name: str) -> None:

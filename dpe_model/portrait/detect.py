@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..devices import warping_device
 from .face import DetectorError, FaceDetector
 
 DETECTORS = ("mtcnn", "insightface")
@@ -25,8 +26,7 @@ def load_detector(name: str = "mtcnn", device: torch.device | str = "cpu", **opt
     if name == "mtcnn":
         from .mtcnn import MTCNNDetector
 
-        # Its pyramid needs a resize that Apple's GPUs do not have for all sizes.
-        return MTCNNDetector("cpu" if torch.device(device).type == "mps" else device, **options)
+        return MTCNNDetector(warping_device(device), **options)
     if name == "insightface":
         from .insight import InsightFaceDetector
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..devices import exact_float32
+from ..devices import exact_float32, warping_device
 from ..errors import DPEError
 from ..files import UNREADABLE
 from ..frames import to_unit
@@ -95,9 +95,10 @@ class FaceParser:
         Returns:
             [N, 128, 128] probabilities on the parser's device.
         """
-        x = to_unit(portraits.to(self.device)).permute(0, 3, 1, 2)
+        x = to_unit(portraits.to(warping_device(self.device))).permute(0, 3, 1, 2)
         if x.shape[-1] != SIZE:
             x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        x = x.to(self.device)
         mean, deviation = (x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
         with exact_float32(self.device):
             scores = self.network((x - mean) / deviation)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import warping_device
 from ..errors import FrameError
 from ..frames import check_frames
 from .colour import colour_statistics, matched
@@ -85,7 +86,7 @@ class Paster:
     Args:
         options: how.
         crop: of the whole clip.
-        device: where the work is done; frames and results stay on the CPU.
+        device: where the work is done, as far as it can be done there; frames and results stay on the CPU.
 
     Raises:
         ParsingError: the parsing network's weights cannot be used.
@@ -94,7 +95,7 @@ class Paster:
     def __init__(self, options: PasteOptions, crop: Crop, device: torch.device | str = "cpu") -> None:
         self.options = options
         self.crop = _steadied(crop, options.mask_smoothing)
-        self.device = torch.device(device)
+        self.device = warping_device(device)
         self._parser: FaceParser | None = None
         if options.mask == "parsing" and options.parsing_weights is not None:
             self._parser = FaceParser(options.parsing_weights, device)
@@ -196,7 +197,7 @@ class Paster:
         marks = None if crop.landmarks is None else crop.landmarks[0]
         if self._parser is not None:
             either = torch.maximum(self._parser.face(portrait[None])[0], self._parser.face(edited[None])[0])
-            face = self._face.follow(either, marks)
+            face = self._face.follow(either.to(self.device), marks)
             return _Mask(parsed_mask(face, options.feather, options.grow))
         size = SHAPE_SIZE if options.feather > 0.05 else max(SHAPE_SIZE, crop.size)
         if options.mask == "crop" or marks is None:
