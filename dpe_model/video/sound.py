@@ -32,6 +32,12 @@ COPIED: dict[str, frozenset[str] | None] = {
 AAC_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
 OPUS_RATE = 48000
 
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+"""What sound of so many channels is encoded as; of another number, as stereo or, from six on, 5.1.
+
+Not as 7.1: PyAV looks for a ninth plane of frames that have eight, and may crash.
+"""
+
 PREROLL = Fraction(1, 10)
 """Seconds of sound kept before the start where an edit list hides them: decoders need a packet or two to settle."""
 
@@ -71,9 +77,11 @@ class SoundTrack:
             rate = rate if rate in AAC_RATES or rate == OPUS_RATE else 48000
             logger.info("%s: sound is re-encoded from %s to %s, to fit %s", source, codec, wanted, container)
             self._out = output.add_stream(wanted, rate=rate)
-            self._out.codec_context.layout = "mono" if self._stream.codec_context.channels == 1 else "stereo"
-            if self._stream.codec_context.channels > 2:
-                logger.warning("%s: its %d channels become stereo", source, self._stream.codec_context.channels)
+            channels = self._stream.codec_context.channels
+            layout = LAYOUTS.get(channels, "stereo" if channels < 6 else "5.1")
+            self._out.codec_context.layout = layout
+            if channels not in LAYOUTS:
+                logger.warning("%s: its %d channels become %s", source, channels, layout)
         self._output = output
         self._pending = self._packets() if self._copy else self._frames()
         self._next: tuple[Fraction, Fraction, Piece] | None = None

@@ -401,3 +401,35 @@ def test_sound_that_changes_from_mono_to_stereo_goes_on(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "out.mp4")) as container:
         # The two parts overlap by 0.08 s.
         assert sum(frame.samples for frame in container.decode(audio=0)) > 1.85 * 48000
+
+
+@pytest.mark.parametrize(("layout", "kept"), [("5.1", 6), ("5.1(side)", 6), ("7.1", 6), ("4.0", 2)])
+@pytest.mark.parametrize("ending", ["mp4", pytest.param("webm", marks=needs_vp9)])
+def test_surround_sound_that_is_encoded_again_stays_surround(
+    tmp_path: Path, layout: str, kept: int, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rate, channels = 48000, av.AudioLayout(layout).nb_channels
+    pitches = [300 + 150 * n for n in range(channels)]
+    tones = np.stack([np.sin(2 * np.pi * pitch * np.arange(rate) / rate) / 4 for pitch in pitches])
+    low = [n for n, channel in enumerate(av.AudioLayout(layout).channels) if channel.name == "LFE"]
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        video, sound = container.add_stream("libx264", rate=25), container.add_stream("pcm_s16le", rate=rate)
+        video.width, video.height, video.pix_fmt = 64, 32, "yuv420p"
+        sound.codec_context.layout = layout
+        for picture in corner_frames(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")))
+        samples = (tones * 32767).astype(np.int16).T.reshape(1, -1)
+        piece = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout=layout)
+        piece.sample_rate, piece.pts = rate, 0
+        container.mux([*sound.encode(piece), *sound.encode(None), *video.encode(None)])
+    with FrameWriter(tmp_path / f"out.{ending}", 25, audio_from=tmp_path / "in.mkv") as writer:
+        writer.write(read_frames(tmp_path / "in.mkv"))
+    with av.open(str(tmp_path / f"out.{ending}")) as container:
+        heard_samples = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], 1)
+    assert len(heard_samples) == kept
+    assert (f"its {channels} channels become" in caplog.text) is (kept != channels)
+    if kept == channels:
+        middle = heard_samples[:, rate // 4 : rate // 4 + rate // 2]
+        loudest = np.abs(np.fft.rfft(middle)).argmax(1) * 2  # bins of 2 Hz
+        others = [n for n in range(channels) if n not in low]
+        assert [loudest[n] for n in others] == pytest.approx([pitches[n] for n in others], abs=4)

@@ -1,0 +1,93 @@
+"""The pictures beside the shipped workflows and in the README, made anew: `python -m host.thumbnails`, from `tests`.
+
+Every workflow is run in a ComfyUI (`COMFYUI_PATH`, `COMFYUI_PYTHON`); its thumbnail shows what it loads and saves. The
+gallery needs no host. To be done whenever the bundled model changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .comfy import ComfyServer
+from .pictures import read_pictures
+from .workflow import to_api
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER, ASSETS = ROOT / "workflows", ROOT / "dpe_model/assets"
+FRAME = 32
+"""The frame shown: the driver's mouth is open, her head turned."""
+HEIGHT, GAP, QUALITY = 240, 8, 88
+GALLERY_FRAMES = (20, 66)
+GALLERY_PART = (slice(70, 432), slice(170, 470))
+"""Rows and columns of a full frame."""
+GALLERY_ZOOM = 2
+
+
+def main() -> None:
+    """Make all of them."""
+    host = Path(os.environ["COMFYUI_PATH"]), os.environ.get("COMFYUI_PYTHON", sys.executable)
+    with ComfyServer(*host, packs={"ComfyUI-DPE": ROOT}) as server:
+        info = server.object_info()
+        for path in sorted(FOLDER.glob("*.json")):
+            workflow = json.loads(path.read_text("utf-8"))
+            loaded = [n["widgets_values"][0] for n in workflow["nodes"] if n["type"] in ("LoadImage", "LoadVideo")]
+            prompt = to_api(workflow, info)
+            (saved,) = [file for file in server.files(server.queue(prompt)) if file.suffix == ".mp4"]
+            shown = [ASSETS / name.removeprefix("dpe_") for name in dict.fromkeys(loaded)]
+            row([at(file, FRAME) for file in [*shown, saved]]).save(path.with_suffix(".jpg"), quality=QUALITY)
+    gallery().save(FOLDER / "gallery_seams.jpg", quality=QUALITY)
+
+
+def at(file: Path, number: int) -> Image.Image:
+    """A frame of a clip, `HEIGHT` px high; of a picture, the picture."""
+    frames = read_pictures(file)
+    picture = Image.fromarray(frames[min(number, len(frames) - 1)])
+    return picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT), Image.Resampling.LANCZOS)
+
+
+def row(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one height side by side."""
+    width = sum(p.width for p in pictures) + GAP * (len(pictures) - 1)
+    out = Image.new("RGB", (width, pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        out.paste(picture, (left, 0))
+        left += picture.width + GAP
+    return out
+
+
+def gallery() -> Image.Image:
+    """Frames, the same with an exaggerated edit pasted back, and without the frame's own detail."""
+    clip = ASSETS / "full_frame.mp4"
+    with tempfile.TemporaryDirectory() as folder:
+        clips = [read_pictures(clip)]
+        for detail in ("1", "0"):
+            output = Path(folder) / f"{detail}.mp4"
+            command = [sys.executable, "-m", "dpe_model", "edit-video", "--source", clip, "--output", output]
+            command += ["--driving", ASSETS / "driving.mp4", "--strength", "1.5", "--detail", detail, "--crf", "4"]
+            subprocess.run(command, cwd=ROOT, check=True)
+            clips.append(read_pictures(output))
+    rows = [row([zoomed(frames[number]) for frames in clips]) for number in GALLERY_FRAMES]
+    out = Image.new("RGB", (rows[0].width, sum(r.height for r in rows) + GAP * (len(rows) - 1)), "white")
+    for i, picture in enumerate(rows):
+        out.paste(picture, (0, i * (picture.height + GAP)))
+    return out
+
+
+def zoomed(frame: np.ndarray) -> Image.Image:
+    """The part of a full frame that the gallery shows."""
+    part = Image.fromarray(np.ascontiguousarray(frame[GALLERY_PART]))
+    return part.resize((part.width * GALLERY_ZOOM, part.height * GALLERY_ZOOM), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    main()
