@@ -61,7 +61,7 @@ def check_square(frames: Tensor, name: str = "frames") -> Tensor:
 
 
 def to_unit(frames: Tensor) -> Tensor:
-    """Frames as float32 in 0..1, [N, H, W, 3]."""
+    """Frames, or one, as float32 in 0..1: [..., H, W, 3], or masks [..., H, W]."""
     return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
 
 

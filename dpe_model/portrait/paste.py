@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..devices import warping_device
 from ..errors import FrameError
-from ..frames import check_frames
+from ..frames import check_frames, to_unit
 from .colour import colour_statistics, matched
 from .crop import Crop, check_fit, smooth
 from .detail import FINE, LOW_SIZE, change_map, moved_map, with_detail
@@ -160,7 +160,7 @@ class Paster:
 
     def _unit(self, picture: Tensor) -> Tensor:
         """A picture as float32 in 0..1 on the device."""
-        return as_unit(picture.to(self.device))
+        return to_unit(picture.to(self.device))
 
     def _paste_one(
         self, canvas: _Canvas, n: int, edited: Tensor, crop: Crop, portrait: Tensor | None, own: _Mask | None
@@ -239,7 +239,7 @@ def paste_back(
     masks = _own_masks(mask, crop, 0.0)
     canvas = _Canvas(frames)
     for n in map(int, np.flatnonzero(crop.found)):
-        new, place, matrix = as_unit(edited[n].cpu()), masks[n if len(masks) > 1 else 0], crop.matrix[n]
+        new, place, matrix = to_unit(edited[n].cpu()), masks[n if len(masks) > 1 else 0], crop.matrix[n]
         if colour_match != "none":
             old = canvas.cut(n, matrix, LOW_SIZE, new.device)
             weight = place.small(matrix, new.device)
@@ -258,11 +258,6 @@ def check_range(name: str, value: float, low: float, high: float, unit: str = ""
     """Raise a ValueError unless `value` is a number in low..high."""
     if not low <= value <= high:
         raise ValueError(f"{name}: expected {low:g}..{high:g}{unit}, got {value}.")
-
-
-def as_unit(picture: Tensor) -> Tensor:
-    """uint8 or floating point values as float32 in 0..1."""
-    return picture.float() / 255.0 if picture.dtype == torch.uint8 else picture.float()
 
 
 def small(picture: Tensor) -> Tensor:
@@ -348,7 +343,7 @@ class _Canvas:
         if mask.frame is not None:
             alpha = alpha * mask.frame[top:bottom, left:right].to(edited.device)
         region = self.frames[area].to(edited.device)
-        old = as_unit(region)
+        old = to_unit(region)
         new = resample(edited, _to_frame(matrix, edited.shape[0], left, top), size)
         if detail is not None:
             weight = resample(detail, _to_frame(matrix, detail.shape[0], left, top), size)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpe_model.bundled import FULL_FRAME_CLIP
 from dpe_model.errors import FrameError
+from dpe_model.frames import to_unit
 from dpe_model.portrait import (
     Crop,
     PasteOptions,
@@ -23,7 +24,7 @@ from dpe_model.portrait import (
 )
 from dpe_model.portrait.detail import change_map
 from dpe_model.portrait.mask import head_pose, jaw_drop
-from dpe_model.portrait.paste import as_unit, small
+from dpe_model.portrait.paste import small
 from dpe_model.portrait.warp import gaussian_blur
 from dpe_model.video import read_frames
 
@@ -136,7 +137,7 @@ def test_the_clip_itself_comes_back(clip: tuple[Tensor, Crop]) -> None:
 def test_the_edge_does_not_flicker(clip: tuple[Tensor, Crop], detail: float) -> None:
     """A soft edit, as of a small model: what it adds along the mask's edge changes by less than 1/255 a frame."""
     frames, crop = clip
-    soft = torch.stack([gaussian_blur(each, 1.0) for each in as_unit(crop_frames(frames, crop, 128))])
+    soft = torch.stack([gaussian_blur(each, 1.0) for each in to_unit(crop_frames(frames, crop, 128))])
     out, mask = paste(PasteOptions(detail=detail), frames, soft, crop, 4)
     more, added = edge_flicker(out, frames, mask)
     assert more < 0.5
@@ -147,7 +148,7 @@ def test_the_edge_does_not_flicker(clip: tuple[Tensor, Crop], detail: float) -> 
 
 def test_detail_makes_a_soft_edit_sharp_but_leaves_what_moved_alone(clip: tuple[Tensor, Crop]) -> None:
     frames, crop = clip[0][:1], clip[1][:1]
-    portrait = as_unit(crop_frames(frames, crop, 128))
+    portrait = to_unit(crop_frames(frames, crop, 128))
     soft = gaussian_blur(portrait[0], 0.7)[None]
     plain, mask = paste(PasteOptions(detail=0.0), frames, soft, crop, 1)
     fine, _ = paste(PasteOptions(detail=1.0), frames, soft, crop, 1)
@@ -188,7 +189,7 @@ def test_the_mask_reaches_down_where_the_jaw_opens(clip: tuple[Tensor, Crop]) ->
     opened = portraits.clone()
     opened[:, bottom : bottom + 10, 44:84] = 0
     closed_change, open_change = (
-        change_map(small(as_unit(portraits[0])), small(as_unit(each[0]))) for each in (portraits, opened)
+        change_map(small(to_unit(portraits[0])), small(to_unit(each[0]))) for each in (portraits, opened)
     )
     assert jaw_drop(closed_change, marks) == 0.0
     assert 0.2 < jaw_drop(open_change, marks) <= 0.6
@@ -258,7 +259,7 @@ def test_the_mask_of_one_shot_owes_nothing_to_the_next() -> None:
 def test_frames_with_an_empty_mask_say_nothing_of_the_colours(clip: tuple[Tensor, Crop], method: str) -> None:
     """The face is hidden at first, and its mask empty; when it comes, colours are matched as if it began there."""
     frames, crop = clip
-    edited = (as_unit(crop_frames(frames, crop)) * 0.8).clamp(0.0, 1.0)
+    edited = (to_unit(crop_frames(frames, crop)) * 0.8).clamp(0.0, 1.0)
     masks = torch.ones(len(frames), *frames.shape[1:3])
     masks[:3] = 0.0
     options = PasteOptions(colour_match=method, detail=0.0)
