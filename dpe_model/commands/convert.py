@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=tuple(DTYPES), default="fp16", help="of the file (default: fp16)")
     parser.add_argument("--expression-branch", choices=("pose", "exp"), help="the branch that edits expression, by its "
                         "name in the file; default: what the file says, else pose, as released")  # fmt: skip
+    parser.add_argument("--average-with", type=Path, metavar="PATH", help="write the mean of the weights and those of "
+                        "this model, of the same training")  # fmt: skip
     parser.add_argument("--title", help="a title to store in the file")
 
 
@@ -33,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     branch = arguments.expression_branch
     roles = None if branch is None else BranchRoles(branch, "exp" if branch == "pose" else "pose")
     metadata = {"title": arguments.title} if arguments.title else {}
-    file = convert_checkpoint(arguments.source, arguments.output, DTYPES[arguments.precision], roles, metadata)
+    dtype, other = DTYPES[arguments.precision], arguments.average_with
+    file = convert_checkpoint(arguments.source, arguments.output, dtype, roles, metadata, other)
     say(describe_checkpoint(file))
     return 0

@@ -94,6 +94,31 @@ def test_converting_keeps_fingerprint_roles_and_values(tmp_path, weights):
     assert half.roles == before.roles
 
 
+def test_the_mean_of_two_models_of_one_training(tmp_path, weights):
+    later = tiny_network(1).state_dict()
+    save_checkpoint(tmp_path / "a.safetensors", weights, BranchRoles(), {"title": "a"})
+    # As the published file, without the blur's constants.
+    torch.save({n: t for n, t in later.items() if not n.endswith(".kernel")}, tmp_path / "b.pt")
+    mean = convert_checkpoint(
+        tmp_path / "a.safetensors", tmp_path / "m.safetensors", torch.float32, average_with=tmp_path / "b.pt"
+    )
+    assert mean.metadata["title"] == "a"
+    assert all(torch.allclose(mean.tensors[n], (weights[n] + later[n]) / 2) for n in weights)
+
+
+def test_models_that_have_no_mean(tmp_path, weights):
+    save_checkpoint(tmp_path / "a.safetensors", weights, BranchRoles())
+    save_checkpoint(tmp_path / "swapped.safetensors", weights, BranchRoles(expression="exp", pose="pose"))
+    wide = NetworkConfig(16, 16, 3, {4: 4, 8: 4, 16: 5})
+    save_checkpoint(tmp_path / "wide.safetensors", tiny_network(config=wide), BranchRoles())
+    for name, words in (("swapped", "other roles"), ("wide", "same size and widths")):
+        with pytest.raises(CheckpointError, match=words):
+            convert_checkpoint(
+                tmp_path / "a.safetensors", tmp_path / "m.safetensors", average_with=tmp_path / f"{name}.safetensors"
+            )
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 def test_another_model_has_another_fingerprint(tmp_path):
     for seed in (0, 1):
         save_checkpoint(tmp_path / f"{seed}.safetensors", tiny_network(seed), BranchRoles())

@@ -239,6 +239,9 @@ def test_convert_and_info(files, tmp_path, capsys):
     assert main(["convert", "--source", str(files / "dpe.pt"), "--output", str(tmp_path / "s.safetensors"),
                  "--expression-branch", "exp"]) == 0  # fmt: skip
     assert "expression: branch 'exp'" in capsys.readouterr().out
+    assert main(["convert", "--source", str(files / "dpe.pt"), "--output", str(tmp_path / "m.safetensors"),
+                 "--average-with", str(tmp_path / "o.safetensors")]) == 0  # fmt: skip
+    assert (tmp_path / "m.safetensors").exists()
 
 
 def failed(capsys, status, *words):
