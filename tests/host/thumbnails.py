@@ -73,7 +73,8 @@ def gallery() -> Image.Image:
         for detail in ("1", "0"):
             output = Path(folder) / f"{detail}.mp4"
             command = [sys.executable, "-m", "dpe_model", "edit-video", "--source", clip, "--output", output]
-            command += ["--driving", ASSETS / "driving.mp4", "--strength", "1.5", "--detail", detail, "--crf", "4"]
+            command += ["--driving", ASSETS / "driving.mp4", "--strength", "1.5", "--detail", detail]
+            command += ["--crf", "4", "--quiet"]
             subprocess.run(command, cwd=ROOT, check=True)
             clips.append(read_pictures(output))
     rows = [row([zoomed(frames[number]) for frames in clips]) for number in GALLERY_FRAMES]
