@@ -208,9 +208,9 @@ def convert_checkpoint(
         dtype: stored precision.
         roles: overrides what the file states.
         metadata: further text entries, beside the file's own.
-        average_with: a model trained on from this one, or it from that: the mean of both weights is written, which errs
-            less on new people than either (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
-            Generalization", UAI 2018).
+        average_with: a model trained on from this one, or it from that: the mean of both weights is written, which as a
+            rule errs less on new people than either (Izmailov et al., "Averaging Weights Leads to Wider Optima and
+            Better Generalization", UAI 2018).
 
     Returns:
         The new file, read back.
@@ -226,9 +226,15 @@ def convert_checkpoint(
 
 def _mean_tensors(first: CheckpointFile, second: CheckpointFile) -> StateDict:
     if first.config != second.config:
-        raise CheckpointError(f"{second.path}: expected a model of the same size and widths as {first.path}.")
+        raise CheckpointError(
+            f"{second.path}: expected a model of the same size and widths as {first.path} ({first.config.size} px). "
+            "Only models that one training led through have a mean."
+        )
     if first.roles != second.roles:
-        raise CheckpointError(f"{second.path}: its branches have other roles than those of {first.path}.")
+        raise CheckpointError(
+            f"{second.path}: its branches have other roles than those of {first.path}. Only models that one training "
+            "led through have a mean; where a file states its roles wrongly, convert it with --expression-branch first."
+        )
     # Blur kernels are constants that a file may lack.
     return {n: (t.float() + second.tensors.get(n, t).float()) / 2 for n, t in first.tensors.items()}
 
