@@ -82,8 +82,8 @@ def moved_map(source: Tensor, edited: Tensor, change: Tensor) -> Tensor:
         edited: [s, s, 3] the same after it.
         change: [s / 2, s / 2] their `change_map`.
     """
-    changed = _ramp(change, STILL_CHANGE, MOVED_CHANGE)
-    shifted = _ramp(shift_map(source, edited), STILL_SHIFT, MOVED_SHIFT)
+    changed = ramp(change, STILL_CHANGE, MOVED_CHANGE)
+    shifted = ramp(shift_map(source, edited), STILL_SHIFT, MOVED_SHIFT)
     return 1.0 - (1.0 - changed) * (1.0 - shifted)
 
 
@@ -101,7 +101,7 @@ def with_detail(new: Tensor, old: Tensor, weight: Tensor, sigma: float) -> Tenso
     fine = both - gaussian_blur(both, sigma)
     own = fine[..., 3]
     sharper = _relative_strength(fine[..., :3] @ luma + own, own, sigma)
-    return new + (weight * _ramp(sharper, SOFTER, AS_SHARP))[..., None] * fine[..., :3]
+    return new + (weight * ramp(sharper, SOFTER, AS_SHARP))[..., None] * fine[..., :3]
 
 
 def _relative_strength(a: Tensor, b: Tensor, sigma: float) -> Tensor:
@@ -115,7 +115,7 @@ def _relative_strength(a: Tensor, b: Tensor, sigma: float) -> Tensor:
     return F.interpolate(ratio, (height, width), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _ramp(values: Tensor, low: float, high: float) -> Tensor:
+def ramp(values: Tensor, low: float, high: float) -> Tensor:
     """0 up to `low`, 1 from `high` on, smooth between."""
     t = ((values - low) / (high - low)).clamp(0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)

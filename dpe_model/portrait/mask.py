@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import NoFaceError
 from .crop import Crop
+from .detail import ramp
 from .warp import gaussian_blur
 
 BORDER = 0.02
@@ -177,9 +178,8 @@ def parsed_mask(face: Tensor, feather: float, grow: float) -> Tensor:
         face = planes[0, 0] if grow > 1.0 else -planes[0, 0]
     # A step blurred by sigma rises from LOW to HIGH of its height within 1.5 sigma.
     blurred = gaussian_blur(face, max(feather * size / 1.5, 0.7))
-    t = ((blurred - PARSED_LOW) / (PARSED_HIGH - PARSED_LOW)).clamp(0.0, 1.0)
     rim = feather_mask(size, BORDER_FEATHER)[0].to(face.device)
-    return t * t * (3.0 - 2.0 * t) * rim
+    return ramp(blurred, PARSED_LOW, PARSED_HIGH) * rim
 
 
 def _outline_mask(landmarks: np.ndarray, size: int, grow: float, feather: float, jaw: float) -> np.ndarray:
