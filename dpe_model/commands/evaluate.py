@@ -6,10 +6,15 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..engine import Engine
 from ..errors import EvaluationError
+from ..jobs import Reporter
 from . import options
+
+if TYPE_CHECKING:
+    from ..evaluation.clips import ClipOptions
 
 NAME = "evaluate"
 HELP = "Measure a model: on held-out rendered heads against the truth, and on real clips by a judge's curves."
@@ -49,6 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise EvaluationError("expected --source and --driving together.")
     if arguments.head is None and arguments.source is None:
         raise EvaluationError("expected something to evaluate on: --head, or --source and --driving, or all of them.")
+    clips = _clip_options(arguments) if arguments.source is not None else None
+    if clips is not None:
+        clips.check()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     engine = options.model_options(arguments).engine()
     checkpoint = engine.checkpoint
     report: dict[str, Any] = {
@@ -62,13 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.head is not None:
         report |= _rendered(arguments, engine)
-    if arguments.source is not None:
-        report["clips"] = _clips(arguments, engine)
-    _write(arguments.output, report)
+        _write(arguments.output, report)  # it took long, and the judge may yet fail
+    if clips is not None:
+        report["clips"] = _clips(clips, engine, options.reporter(arguments))
+        _write(arguments.output, report)
+    logger.info("%s: evaluation.json, evaluation.md and contact sheets", arguments.output)
     return 0
 
 
-def _rendered(arguments: argparse.Namespace, engine: Any) -> dict[str, Any]:
+def _rendered(arguments: argparse.Namespace, engine: Engine) -> dict[str, Any]:
     from ..evaluation.editor import EngineEditor
     from ..evaluation.leak import leak_report, measure_changes
     from ..evaluation.rendered import RenderedOptions, edit_people, score_people
@@ -92,11 +103,10 @@ def _rendered(arguments: argparse.Namespace, engine: Any) -> dict[str, Any]:
     return report
 
 
-def _clips(arguments: argparse.Namespace, engine: Any) -> dict[str, Any]:
-    from ..evaluation.clips import ClipOptions, clip_sheet, evaluate_clips
-    from ..evaluation.sheets import save_sheet
+def _clip_options(arguments: argparse.Namespace) -> ClipOptions:
+    from ..evaluation.clips import ClipOptions
 
-    asked = ClipOptions(
+    return ClipOptions(
         source=arguments.source,
         driving=arguments.driving,
         output=arguments.output,
@@ -105,15 +115,19 @@ def _clips(arguments: argparse.Namespace, engine: Any) -> dict[str, Any]:
         judge=None if arguments.judge is None else tuple(arguments.judge),
         reuse=arguments.reuse,
     )
-    report = evaluate_clips(asked, engine, options.reporter(arguments))
-    save_sheet(clip_sheet(arguments.output), arguments.output / "sheet_clips.png")
-    return {"source": arguments.source.name, "driving": arguments.driving.name, **report}
+
+
+def _clips(asked: ClipOptions, engine: Engine, reporter: Reporter) -> dict[str, Any]:
+    from ..evaluation.clips import clip_sheet, evaluate_clips
+    from ..evaluation.sheets import save_sheet
+
+    report = evaluate_clips(asked, engine, reporter)
+    save_sheet(clip_sheet(asked.output), asked.output / "sheet_clips.png")
+    return {"source": asked.source.name, "driving": asked.driving.name, **report}
 
 
 def _write(output: Path, report: dict[str, Any]) -> None:
     from ..evaluation.tables import markdown
 
-    output.mkdir(parents=True, exist_ok=True)
     (output / "evaluation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
     (output / "evaluation.md").write_text(markdown(report), "utf-8")
-    logger.info("%s: evaluation.json, evaluation.md and contact sheets", output)

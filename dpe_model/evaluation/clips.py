@@ -18,7 +18,17 @@ from ..errors import EvaluationError
 from ..jobs import CropOptions, DriveJob, Drivers, Reporter, Silent, VideoEncoding, drive
 from ..jobs.portraits import CropWhen, open_portraits
 from ..video import FrameWriter, open_frames, probe
-from .curves import CURVES, POSE_CURVES, Curves, compare_curves, fresh_curves, load_curves, on_clock, run_judge
+from .curves import (
+    CURVES,
+    POSE_CURVES,
+    Curves,
+    check_judge,
+    compare_curves,
+    fresh_curves,
+    load_curves,
+    on_clock,
+    run_judge,
+)
 from .rendered import EDITS
 from .sheets import contact_sheet
 
@@ -52,6 +62,27 @@ class ClipOptions:
     judge: tuple[str, ...] | None = None
     reuse: bool = False
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The clips in `output` by name."""
+        return {name: self.output / f"{name}.mp4" for name in CLIPS}
+
+    def check(self) -> None:
+        """Refuse clips and a judge that cannot be used, before any work is done.
+
+        Raises:
+            DPEError: a clip cannot be opened or is not there, or there is no such judge.
+        """
+        if self.reuse:
+            missing = [p.name for p in self.paths.values() if not p.is_file()]
+            if missing:
+                raise EvaluationError(f"--reuse: {self.output} lacks {', '.join(missing)}. Evaluate without it first.")
+        else:
+            for path in (self.source, self.driving):
+                probe(path)
+        if self.judge is not None:
+            check_judge(self.judge)
+
 
 def evaluate_clips(options: ClipOptions, engine: Engine, reporter: Reporter | None = None) -> dict[str, Any]:
     """Edit, judge, compare.
@@ -63,12 +94,9 @@ def evaluate_clips(options: ClipOptions, engine: Engine, reporter: Reporter | No
     Raises:
         DPEError: a clip cannot be used, or the judge failed.
     """
-    paths = {name: options.output / f"{name}.mp4" for name in CLIPS}
-    if options.reuse:
-        missing = [p.name for p in paths.values() if not p.is_file()]
-        if missing:
-            raise EvaluationError(f"--reuse: {options.output} lacks {', '.join(missing)}. Evaluate without it first.")
-    else:
+    options.check()
+    paths = options.paths
+    if not options.reuse:
         write_clips(options, engine, paths, reporter or Silent())
     report: dict[str, Any] = {"clips": {n: p.name for n, p in paths.items()}, "frames": len(open_frames(paths["both"]))}
     if options.judge is not None:

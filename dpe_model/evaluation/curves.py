@@ -9,6 +9,7 @@ marks a frame without a face. Files that somebody wrote by other means serve as 
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import zipfile
 import zlib
@@ -66,6 +67,16 @@ def fresh_curves(video: Path) -> bool:
     """Whether a video's curves are there and not older than the video."""
     path = curves_path(video)
     return path.is_file() and path.stat().st_mtime_ns >= video.stat().st_mtime_ns
+
+
+def check_judge(command: Sequence[str]) -> None:
+    """Refuse a judge whose program is not there.
+
+    Raises:
+        EvaluationError: the first word names no program.
+    """
+    if not command or shutil.which(command[0]) is None:
+        raise EvaluationError(f"judge: {' '.join(command) or 'nothing'}: there is no such program. Check --judge.")
 
 
 def run_judge(command: Sequence[str], videos: Sequence[Path]) -> None:

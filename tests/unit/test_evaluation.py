@@ -234,6 +234,23 @@ def test_clips_can_be_judged_later(folder: Path, tmp_path: Path) -> None:
     assert (output / "pose.mp4").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--judge", "no-such-program", "x"], "no-such-program x: there is no such program"),
+        (["--driving", "none.mp4"], "none.mp4"),
+        (["--reuse"], "lacks source.mp4"),
+    ],
+)
+def test_what_cannot_be_judged_is_known_before_any_work(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more, words
+) -> None:
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: pytest.fail("work was begun"))
+    assert evaluate(folder, tmp_path / "o", *more) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("words", [[], ["--source", "a.mp4"]])
 def test_an_evaluation_of_nothing_says_what_it_needs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *words]) == 1

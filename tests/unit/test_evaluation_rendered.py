@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -33,9 +34,10 @@ from dpe_model.evaluation.rendered import (  # noqa: E402
 from dpe_model.evaluation.roles import measure_roles_on_head  # noqa: E402
 from dpe_model.training.synthetic import HeadParams, Studio  # noqa: E402
 from dpe_model.training.synthetic.shards import SampleOptions, draw  # noqa: E402
+from dpe_model.video import FrameWriter  # noqa: E402
 
 from .test_synthetic import head_fields  # noqa: E402
-from .tiny import tiny_network  # noqa: E402
+from .tiny import clip, tiny_network  # noqa: E402
 
 SIZE = 48
 
@@ -318,6 +320,20 @@ def test_the_command_writes_the_same_report_twice(head: Path, tmp_path: Path) ->
     assert "### Pose edit, driver: other person" in text and "## Leaks" in text
     for name in ("sheet_same_person", "sheet_other_person"):
         assert (tmp_path / "a" / f"{name}.png").stat().st_size > 0
+
+
+def test_a_judge_that_fails_at_the_end_costs_only_the_curves(
+    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_network(), BranchRoles())
+    with FrameWriter(tmp_path / "clip.mp4", 25) as writer:
+        writer.write(clip(3, 32))
+    words = ["evaluate", "--model", tmp_path / "tiny.safetensors", "--head", head, "--identities", 1, "--no-leak"]
+    words += ["--tuples-per-identity", 1, "--source", tmp_path / "clip.mp4", "--driving", tmp_path / "clip.mp4"]
+    words += ["--output", tmp_path / "o", "--judge", sys.executable, tmp_path / "none.py"]
+    assert main([str(w) for w in words]) == 1
+    assert "failed with exit status" in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "o" / "evaluation.json").read_text())["rendered"]["scores"]) == set(DRIVERS)
 
 
 def test_a_missing_head_is_a_plain_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
