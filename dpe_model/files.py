@@ -19,6 +19,20 @@ UNREADABLE = (
 """What `torch.load` and safetensors raise on files that are damaged or none of theirs, such as a page of text."""
 
 
+def check_writable(path: Path) -> None:
+    """Make sure, before any work is done, that a file can be written there; creates the folders above it.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: expected the name of a file to write, this is a folder. Add a file name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    partial.touch()
+    partial.unlink()
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors beside the target first, then put the file in its place.
 
@@ -26,7 +40,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         OSError, SafetensorError: the place cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         partial.touch()
         mode = partial.stat().st_mode  # as the umask has it; safetensors itself makes files that only the owner reads
@@ -35,3 +49,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

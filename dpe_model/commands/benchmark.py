@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..engine import PRECISIONS
+from ..files import check_writable
 from .info import say
 from .options import COMPILE_HELP, add_device_option, reporter
 
@@ -64,11 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
         stages=arguments.stages,
         compiled=arguments.compile,
     )
+    if arguments.output is not None:
+        check_writable(arguments.output)
     with threads(arguments.threads):
         report = run_benchmark(options, reporter(arguments))
     say(table(report))
     if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
         logger.info("%s: the report", arguments.output)
     return 0

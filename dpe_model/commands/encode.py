@@ -6,8 +6,10 @@ import argparse
 import logging
 from pathlib import Path
 
+from ..files import check_writable
 from ..jobs import Drivers
 from ..jobs.setup import measure_drivers
+from ..video.access import same_place
 from . import options
 
 NAME = "encode"
@@ -29,7 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.output.suffix != ".safetensors":
         raise ValueError(f"{arguments.output}: expected a name ending in .safetensors.")
-    engine = options.model_options(arguments).engine()
+    model = options.model_options(arguments)
+    for needed in (arguments.source, *model.paths()):
+        if same_place(arguments.output, needed):
+            raise ValueError(
+                f"{arguments.output}: writing it would replace {needed}, which is needed. Choose another name."
+            )
+    check_writable(arguments.output)
+    engine = model.engine()
     motions = measure_drivers(
         engine,
         Drivers(expression=arguments.source),

@@ -400,3 +400,16 @@ def test_a_folder_of_pictures_has_the_rate_asked_for(files, tmp_path, given, rat
     command = ["drive", "--source", source, "--driving", str(files / "long.mp4"), "--output", output, "--fps", given]
     assert main([*command, "--model", str(files / "tiny.safetensors")]) == 0
     assert probe(tmp_path / "o.mp4").fps == rate
+
+
+def test_where_a_motion_cannot_be_written_is_known_before_any_work(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: pytest.fail("work was begun"))
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "file").write_text("")
+    for output, words in (
+        (tmp_path / "folder.safetensors", "this is a folder"),
+        (tmp_path / "file" / "m.safetensors", "file"),
+        (files / "tiny.safetensors", "which is needed"),
+    ):
+        status = run(files, "encode", "--source", files / "driving.mp4", "--output", output)
+        failed(capsys, status, words)
