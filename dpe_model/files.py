@@ -28,7 +28,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: expected the name of a file to write, this is a folder. Add a file name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = partial_place(path)
     partial.touch()
     partial.unlink()
 
@@ -40,7 +40,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         OSError, SafetensorError: the place cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = partial_place(path)
     try:
         partial.touch()
         mode = partial.stat().st_mode  # as the umask has it; safetensors itself makes files that only the owner reads
@@ -51,5 +51,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         partial.unlink(missing_ok=True)
 
 
-def _partial(path: Path) -> Path:
+def partial_place(path: Path) -> Path:
+    """Where a file lies until it is complete: beside its place, hidden, apart from what other processes write."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..files import check_writable
 from ..jobs import Drivers
 from ..jobs.setup import measure_drivers
-from ..video.access import same_place
+from ..video.access import check_not_replaced
 from . import options
 
 NAME = "encode"
@@ -32,11 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output.suffix != ".safetensors":
         raise ValueError(f"{arguments.output}: expected a name ending in .safetensors.")
     model = options.model_options(arguments)
-    for needed in (arguments.source, *model.paths()):
-        if same_place(arguments.output, needed):
-            raise ValueError(
-                f"{arguments.output}: writing it would replace {needed}, which is needed. Choose another name."
-            )
+    check_not_replaced([arguments.output], [arguments.source, *model.paths()])
     check_writable(arguments.output)
     engine = model.engine()
     motions = measure_drivers(

@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from ..engine import Engine
 from ..errors import BatchError, DPEError
+from ..files import partial_place
 from ..video.access import existing
 from .edit_video import EditVideoJob, edit_video
 from .report import Reporter, Silent
@@ -192,7 +193,7 @@ def _read_record(path: Path) -> dict[str, object]:
 
 def _write_json(path: Path, content: object) -> None:
     """The file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_place(path)
     try:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +41,18 @@ def same_place(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:  # one of them does not exist yet
         return one.absolute() == other.absolute()
+
+
+def check_not_replaced(places: Iterable[Path], needed: Iterable[str | Path]) -> None:
+    """Refuse to write over files that are still needed.
+
+    Raises:
+        VideoError: one of the places is one of them.
+    """
+    written = tuple(places)
+    for file in needed:
+        if any(same_place(place, Path(file).expanduser()) for place in written):
+            raise VideoError(f"{written[0]}: writing it would replace {file}, which is needed. Choose another name.")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import VideoError
 from ..frames import check_frames, to_uint8
-from .access import existing, ffmpeg_path, naming, same_place
+from .access import check_not_replaced, existing, ffmpeg_path, naming
 from .encoder import VideoSink
 from .pictures import write_picture
 from .pixels import BT709, Colour
@@ -128,10 +128,8 @@ class FrameWriter:
             VideoError: unknown ending, place that cannot be written, target that is one of `sources`.
         """
         target, kind = _target(path)
-        for source in sources:
-            # Until it is complete the result goes by another name, at which a source must not lie either.
-            if any(same_place(place, Path(source).expanduser()) for place in (target, _partial(target))):
-                raise VideoError(f"{target}: writing it would replace {source}, which is needed. Choose another name.")
+        # Until it is complete the result goes by another name, at which a source must not lie either.
+        check_not_replaced((target, _partial(target)), sources)
         with naming(target, "creating it", "Choose a place where files can be written."):
             if kind == "folder":
                 if target.exists() and (not target.is_dir() or any(target.iterdir())):
