@@ -234,8 +234,8 @@ class TrainConfig:
         pose_branch: which branch the supervised losses teach the pose, by its checkpoint name.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.
         start_as_copy: start with still flows, open masks, and colours handed through: the network copies its source.
-        grow_as_copy: on growing, read the picture from the source warped at the new size (sharp, with the flow learned
-            so far) instead of up-sampling the smaller network's picture.
+        grow_as_copy: on growing, read the colours from the source warped at the new size (sharp, with the flow learned
+            so far) instead of up-sampling those of the smaller network's picture.
         orthogonal_motion: start the linear stacks of motion editing as rotations instead of Gaussian.
         precision: `bf16` runs the convolutions in bfloat16; codes, styles, flow and sums of RGB stay float32.
         threads: CPU threads, 0 = PyTorch's choice.

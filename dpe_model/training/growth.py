@@ -1,9 +1,9 @@
 """Progressive growth: a larger or wider network that starts out as the function the smaller one was.
 
 Lower blocks carry over by resolution. The fresh ones at the top begin as resampling: the encoder's new blocks hand a
-downsampled picture through to the old ones, the generators' new level adds nothing to the up-sampled picture. Their
-remaining weights are random, so all of them can learn at once (after Net2Net, Chen et al. 2016). New channels of a
-wider layer are random too, and nothing listens to them yet.
+downsampled picture through to the old ones, the generators' new level adds nothing to the up-sampled picture, or reads
+the source's colours in place of the level below it. Their remaining weights are random, so all of them can learn at
+once (after Net2Net, Chen et al. 2016). New channels of a wider layer are random too, and nothing listens to them yet.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -26,13 +27,18 @@ from ..network.layers import (
 )
 from .discriminator import Discriminator
 
+COLOUR_LEVELS = 9
+"""Values of red, green and blue each that an RGB head's map of colours is looked at by."""
 
-def grow(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
+
+def grow(network: DPENetwork, config: NetworkConfig, sharp: bool = False) -> DPENetwork:
     """A network of a larger size or larger widths with the blocks of a smaller one.
 
     Args:
         network: in its training form.
         config: the larger network's; same code sizes, no narrower at the resolutions both have.
+        sharp: read the source's colours at the new size, moved by the flow learned so far, instead of enlarging those
+            of the smaller network's last level. What its other levels paint stays.
 
     Raises:
         CheckpointError: sizes or widths do not fit.
@@ -51,11 +57,11 @@ def grow(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
         network = _widen(network, NetworkConfig(old.size, old.style_dim, old.motion_dim, widths))
     while network.config.size < config.size:
         size = network.config.size * 2
-        network = _double(network, NetworkConfig(size, config.style_dim, config.motion_dim, config.channels))
+        network = _double(network, NetworkConfig(size, config.style_dim, config.motion_dim, config.channels), sharp)
     return network
 
 
-def _double(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
+def _double(network: DPENetwork, config: NetworkConfig, sharp: bool) -> DPENetwork:
     device = network.dir.weight.device
     grown = DPENetwork(config).to(device)
     state = {k: v for k, v in network.state_dict().items() if not k.startswith("enc.")}
@@ -68,8 +74,31 @@ def _double(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
         for branch in BRANCHES:
             generator = grown.generator(branch)
             cast(nn.Module, generator.to_flows[-1].conv).get_parameter("weight").zero_()
-            cast(ConvLayer, generator.to_rgbs[-1].conv).conv.weight.zero_()
+            if sharp:
+                _hand_over_colours(cast(ConvLayer, old[0]), generator.to_rgbs[-2], generator.to_rgbs[-1])
+            else:
+                cast(ConvLayer, generator.to_rgbs[-1].conv).conv.weight.zero_()
     return grown
+
+
+def _hand_over_colours(first: ConvLayer, old: nn.Module, new: nn.Module) -> None:
+    """Let a new RGB head make of the source's colours what the old last one did, which then adds nothing.
+
+    The old head's features are a pointwise function of the colours, and it reads them all but linearly: the new one
+    takes the linear map that is nearest over all colours.
+
+    Args:
+        first: the layer that the old head's features come from.
+        old, new: the RGB heads.
+    """
+    levels = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
+    colours = torch.cartesian_prod(levels, levels, levels).to(first.conv.weight)
+    made = old(first(colours.T.reshape(1, 3, 1, -1)), None).reshape(3, -1).T
+    known = F.pad(colours, (0, 1), value=1.0)
+    fitted = torch.linalg.lstsq(known, made.to(known)).solution
+    _read_colours(new, fitted[:3].T, fitted[3])
+    for parameter in old.parameters():
+        parameter.zero_()
 
 
 def _widen(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
@@ -150,18 +179,25 @@ def start_as_copy(network: DPENetwork) -> None:
     the other RGB heads start at zero.
     """
     first = cast(ConvLayer, network.enc.net_app.convs[0])
-    pair, unpair = colour_pair(first.conv.weight.shape[0])
+    pair, _ = colour_pair(first.conv.weight.shape[0])
     with torch.no_grad():
         _set(first, pair, 6)
         for branch in BRANCHES:
             heads = list(network.generator(branch).to_rgbs)
             for head in heads[:-1]:
                 cast(ConvLayer, head.conv).conv.weight.zero_()
-            last = cast(ConvLayer, heads[-1].conv)
-            # An offset keeps the head's own activation in its linear part; the bias behind it takes the offset away.
-            _set(last, unpair / SQRT2, 3)
-            cast(nn.Module, last.act).get_parameter("bias").fill_(1.0)
-            heads[-1].get_parameter("bias").fill_(-SQRT2)
+            _read_colours(heads[-1], torch.eye(3), torch.zeros(3))
+
+
+def _read_colours(head: nn.Module, matrix: Tensor, offset: Tensor) -> None:
+    """Let an RGB head make `matrix` [3, 3] times the colours plus `offset` [3], of features that hold them in pairs."""
+    layer = cast(ConvLayer, head.conv)
+    _, unpair = colour_pair(layer.conv.weight.shape[1])
+    # A bias of one keeps the head's own activation in its linear part; the bias behind it takes it away again.
+    _set(layer, matrix @ unpair.to(matrix) / SQRT2, 3)
+    cast(nn.Module, layer.act).get_parameter("bias").fill_(1.0)
+    bias = head.get_parameter("bias")
+    bias.copy_((offset - SQRT2).view_as(bias))
 
 
 def _set(layer: ConvLayer, matrix: Tensor, rows: int) -> None:

@@ -84,8 +84,8 @@ class Interruption:
             signal.signal(n, handler)
 
 
-def warm_start(network: DPENetwork, path: str | Path) -> DPENetwork:
-    """Start from a file: a DPE checkpoint (grown where it is for smaller pictures), or LIA's `vox.pt`.
+def warm_start(network: DPENetwork, path: str | Path, sharp: bool = False) -> DPENetwork:
+    """Start from a file: a DPE checkpoint (grown where it is for smaller pictures, see `grow`), or LIA's `vox.pt`.
 
     From LIA come the encoder, the motion stack (`enc.fc` -> `mlp`) and the directions; the generators stay fresh.
 
@@ -95,7 +95,7 @@ def warm_start(network: DPENetwork, path: str | Path) -> DPENetwork:
     state = read_state_dict(Path(path))
     gen = {k.removeprefix("gen."): v for k, v in state.items() if k.startswith("gen.")} or state
     if "dec.direction.weight" not in gen:
-        return grow(load_checkpoint(path, training=True).network, network.config)
+        return grow(load_checkpoint(path, training=True).network, network.config, sharp)
     renamed = {"dec.direction.weight": "dir.weight"}
     wanted = network.state_dict()
     taken: dict[str, Tensor] = {}
@@ -185,7 +185,8 @@ class Trainer:
             start_as_copy(network)
         if self.config.orthogonal_motion:
             orthogonal_motion(network)
-        return warm_start(network, self.config.warm_start) if self.config.warm_start else network
+        path = self.config.warm_start
+        return warm_start(network, path, self.config.grow_as_copy) if path else network
 
     def _enter_stage(
         self, index: int, network: DPENetwork, heads: ParameterHeads | None, discriminator: Discriminator | None
@@ -193,10 +194,7 @@ class Trainer:
         """Set up the models of a stage; optimisers start anew."""
         config, size = self.config, self.config.stages[index].size
         self.stage_index = index
-        growing = network.config.size < size
-        self.network = grow(network, config.network.at(size)).to(self.device)
-        if growing and config.grow_as_copy:
-            start_as_copy(self.network)
+        self.network = grow(network, config.network.at(size), config.grow_as_copy).to(self.device)
         freeze_unused(self.network)
         if config.channels_last:
             to_channels_last(self.network)

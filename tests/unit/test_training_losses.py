@@ -299,12 +299,12 @@ def test_growing_keeps_the_function():
     assert torch.allclose(up, again, atol=1e-2)
 
 
-def test_growing_as_a_copy_keeps_the_flow_and_reads_the_picture_at_the_new_size():
+def test_growing_sharply_keeps_the_flow_and_reads_the_colours_at_the_new_size():
     torch.manual_seed(0)
     small = DPENetwork(CONFIG)
     zero_flows(small)
-    grown = grow(small, NetworkConfig(32, 8, 4, {4: 8, 8: 8, 16: 8, 32: 8}))
-    start_as_copy(grown)
+    start_as_copy(small)
+    grown = grow(small, NetworkConfig(32, 8, 4, {4: 8, 8: 8, 16: 8, 32: 8}), sharp=True)
     source = torch.rand(2, 3, 32, 32) * 2 - 1  # nothing that a smaller picture could hold
     with torch.no_grad():
         made = grown(source, source.flip(0), "pose")
@@ -313,6 +313,27 @@ def test_growing_as_a_copy_keeps_the_flow_and_reads_the_picture_at_the_new_size(
     assert all(level[:, :2].abs().max() == 0.0 for level in maps)
     inner = made[..., 14:18, 14:18].flatten(), source[..., 14:18, 14:18].flatten()
     assert torch.corrcoef(torch.stack(inner))[0, 1] > 0.9
+
+
+def test_growing_sharply_keeps_what_the_colours_become_and_what_is_painted():
+    torch.manual_seed(0)
+    small = DPENetwork(CONFIG)
+    zero_flows(small)
+    start_as_copy(small)
+    with torch.no_grad():
+        last, below = small.dec_exp.to_rgbs[-1], small.dec_exp.to_rgbs[-2]
+        last.conv.conv.weight.mul_(torch.tensor([0.9, 0.7, 0.5])[:, None, None, None])  # a tint
+        last.bias.add_(0.05)
+        below.conv.conv.weight.normal_()  # paint
+    grown = grow(small, NetworkConfig(32, 8, 4, {4: 8, 8: 8, 16: 8, 32: 8}), sharp=True)
+    even = torch.tensor([0.6, -0.2, 0.1]).view(1, 3, 1, 1)  # flat pictures come in one size
+    with torch.no_grad():
+        code = small.encode(even.expand(-1, -1, 16, 16))
+        alpha = torch.randn(1, 4)
+        old = small.render(code, alpha, "exp")
+        new = grown.render(grown.encode(even.expand(-1, -1, 32, 32)), alpha, "exp")
+    inner = new[..., 12:20, 12:20].mean((2, 3)), old[..., 6:10, 6:10].mean((2, 3))
+    assert torch.allclose(*inner, atol=0.01)
 
 
 def test_widening_keeps_the_function_and_lets_the_new_channels_learn():
