@@ -16,7 +16,7 @@ from ..errors import VideoError
 from .access import ffmpeg_path
 from .pixels import BT709, Colour, from_rgb
 from .reader import first_time
-from .sound import SoundTrack
+from .sound import Sound
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class VideoSink:
         self._colour, self._pixel_aspect = colour, pixel_aspect
         self._container: OutputContainer | None = None
         self._stream: Any = None
-        self._sound: SoundTrack | None = None
+        self._sound: Sound | None = None
         self._origin = Fraction(0)
         self._last = Fraction(-1)
         self._end = Fraction(0)
@@ -112,7 +112,7 @@ class VideoSink:
         self._origin = time if time is not None else Fraction(0)
         if self._sound_path is not None:
             origin = time if time is not None else first_time(self._sound_path) + (self._audio_start or 0)
-            self._sound = SoundTrack(self._sound_path, container, self._format, origin)
+            self._sound = Sound(self._sound_path, container, self._format, origin)
         return container
 
     def _even(self, picture: np.ndarray) -> np.ndarray:

@@ -38,6 +38,9 @@ LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 Not as 7.1: PyAV looks for a ninth plane of frames that have eight, and may crash.
 """
 
+NAMED_BY = ("language", "title")
+"""What tells one sound track from another in players and editors."""
+
 PREROLL = Fraction(1, 10)
 """Seconds of sound kept before the start where an edit list hides them: decoders need a packet or two to settle."""
 
@@ -46,10 +49,10 @@ Pieces: TypeAlias = Generator[tuple[Fraction, Fraction, Piece], None, None]
 """Packets or frames with their start and end in seconds of output."""
 
 
-class SoundTrack:
+class Sound:
     """Copies the sound of `source` into `output`, a stretch at a time, so that memory stays flat.
 
-    Of several sound streams, the first that can be read.
+    All its tracks that can be read: cameras write a track a microphone, films one a language.
 
     Must be made before anything is written to `output`.
 
@@ -61,12 +64,40 @@ class SoundTrack:
     """
 
     def __init__(self, source: Path, output: OutputContainer, container: str, origin: Fraction) -> None:
+        with _open(source) as opened:
+            numbers = [i for i, s in enumerate(opened.streams.audio) if s.codec_context is not None]
+        self._tracks = [_Track(source, number, output, container, origin) for number in numbers]
+
+    def write_until(self, end: Fraction) -> None:
+        """Writes the sound before `end` seconds of output that has not been written yet, in whole pieces."""
+        for track in self._tracks:
+            track.write_until(end)
+
+    def finish(self, end: Fraction) -> None:
+        """Writes the rest of the sound before `end`, the end of the pictures; a packet may reach over it."""
+        for track in self._tracks:
+            track.finish(end)
+
+    def close(self) -> None:
+        """Closes the source."""
+        for track in self._tracks:
+            track.close()
+
+
+def _open(source: Path) -> InputContainer:
+    with naming(source, "opening", "Its sound was asked for; the file may be truncated."):
+        return av.open(ffmpeg_path(source), metadata_errors="replace")
+
+
+class _Track:
+    """Sound track `number` of `source`, read beside the others; see `Sound`."""
+
+    def __init__(self, source: Path, number: int, output: OutputContainer, container: str, origin: Fraction) -> None:
         self._path = source
         self._origin = origin
         self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
-        with naming(source, "opening", "Its sound was asked for; the file may be truncated."):
-            self._input: InputContainer = av.open(ffmpeg_path(source), metadata_errors="replace")
-        self._stream: AudioStream = next(s for s in self._input.streams.audio if s.codec_context is not None)
+        self._input = _open(source)
+        self._stream: AudioStream = self._input.streams.audio[number]
         takes = COPIED[container]
         codec = self._stream.codec_context.name
         self._copy = takes is None or codec in takes
@@ -82,12 +113,12 @@ class SoundTrack:
             self._out.codec_context.layout = layout
             if channels not in LAYOUTS:
                 logger.warning("%s: its %d channels become %s", source, channels, layout)
+        self._out.metadata.update({k: v for k, v in self._stream.metadata.items() if k in NAMED_BY})
         self._output = output
         self._pending = self._packets() if self._copy else self._frames()
         self._next: tuple[Fraction, Fraction, Piece] | None = None
 
     def write_until(self, end: Fraction) -> None:
-        """Writes the sound before `end` seconds of output that has not been written yet, in whole pieces."""
         while True:
             self._next = self._next or next(self._pending, None)
             if self._next is None or self._next[1] > end:
@@ -96,7 +127,6 @@ class SoundTrack:
             self._next = None
 
     def finish(self, end: Fraction) -> None:
-        """Writes the rest of the sound before `end`, the end of the pictures; a packet may reach over it."""
         self.write_until(end)
         if self._next is not None and self._next[0] < end:
             start, _, piece = self._next
@@ -110,7 +140,6 @@ class SoundTrack:
         self._output.mux([piece] if isinstance(piece, av.Packet) else self._out.encode(piece))
 
     def close(self) -> None:
-        """Closes the source."""
         self._pending.close()
         self._input.close()
 

@@ -169,6 +169,18 @@ def test_sound_stays_with_the_pictures(
     assert 1.98 <= end <= 2.03  # cut with the pictures, though there was more
 
 
+@pytest.mark.parametrize(("codec", "target"), [("aac", "b.mp4"), ("pcm_s16le", "b.mp4"), ("pcm_s16le", "b.mov")])
+def test_all_sound_tracks_are_kept_and_keep_their_languages(tmp_path: Path, codec: str, target: str) -> None:
+    sounds = {"eng": clicks([0.2, 0.7], 1.2), "fra": clicks([0.4], 1.2), "jpn": clicks([0.3, 0.8], 0.9)}
+    original = encode(tmp_path / "a.mkv", counted_frames(25), sound=sounds, sound_codec=codec)
+    copy(original, tmp_path / target)
+    with av.open(str(tmp_path / target)) as container:
+        assert [s.metadata["language"] for s in container.streams.audio] == list(sounds)
+    found = [heard(tmp_path / target, track) for track in range(3)]
+    assert [bursts for bursts, _ in found] == [pytest.approx(t, abs=0.012) for t in ([0.2, 0.7], [0.4], [0.3, 0.8])]
+    assert [end for _, end in found] == [pytest.approx(1.0, abs=0.03)] * 2 + [pytest.approx(0.9, abs=0.03)]
+
+
 @pytest.mark.parametrize("given", [False, True], ids=["constant", "given"])
 @pytest.mark.parametrize("target", ["b.mp4", "b.mkv", pytest.param("b.webm", marks=needs_vp9)])
 def test_a_cut_clip_takes_its_own_stretch_of_sound(tmp_path: Path, target: str, given: bool) -> None:

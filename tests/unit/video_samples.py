@@ -62,7 +62,7 @@ def encode(
     frames: Tensor,
     fps: Fraction | int = 25,
     pts: list[Fraction] | None = None,
-    sound: np.ndarray | None = None,
+    sound: np.ndarray | dict[str, np.ndarray] | None = None,
     sound_codec: str = "aac",
     sound_start: Fraction = Fraction(0),
     codec: str = "libx264",
@@ -70,7 +70,11 @@ def encode(
     options: dict[str, str] | None = None,
     gop: int = 12,
 ) -> Path:
-    """Writes a clip with PyAV alone, apart from the code under test; `sound` is mono float32 at 44.1 kHz."""
+    """Writes a clip with PyAV alone, apart from the code under test.
+
+    `sound` is mono float32 at 44.1 kHz, or several such tracks by language.
+    """
+    sounds = sound if isinstance(sound, dict) else {} if sound is None else {"und": sound}
     with av.open(str(path), "w", options=options or {}) as container:
         video = container.add_stream(codec, rate=Fraction(fps), options={"crf": "4"} if codec == "libx264" else {})
         video.height, video.width = frames.shape[1:3]
@@ -80,9 +84,10 @@ def encode(
         video.codec_context.time_base = base
         if colour:
             video.codec_context.colorspace, video.codec_context.color_range = colour
-        audio = container.add_stream(sound_codec, rate=RATE) if sound is not None else None
-        if audio is not None:
+        tracks = [(container.add_stream(sound_codec, rate=RATE), samples) for samples in sounds.values()]
+        for (audio, _), language in zip(tracks, sounds, strict=True):
             audio.codec_context.layout = "mono"
+            audio.metadata["language"] = language
         for i, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")
             if colour:
@@ -97,9 +102,9 @@ def encode(
             frame.pts, frame.time_base = round(pts[i] / base) if pts else i, base
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        if audio is not None:
-            for at in range(0, len(sound), 1024):
-                piece = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], format="fltp", layout="mono")
+        for audio, samples in tracks:
+            for at in range(0, len(samples), 1024):
+                piece = av.AudioFrame.from_ndarray(samples[None, at : at + 1024], format="fltp", layout="mono")
                 piece.sample_rate, piece.time_base = RATE, Fraction(1, RATE)
                 piece.pts = at + round(sound_start * RATE)
                 container.mux(audio.encode(piece))
@@ -117,10 +122,10 @@ def clicks(times: list[float], seconds: float) -> np.ndarray:
     return sound
 
 
-def heard(path: Path) -> tuple[list[float], float]:
+def heard(path: Path, track: int = 0) -> tuple[list[float], float]:
     """When bursts start and when the sound ends, in seconds on the file's clock as a player hears it."""
     with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
+        stream = container.streams.audio[track]
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
         line = np.zeros(60 * RATE, np.float32)
         end = 0
