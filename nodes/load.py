@@ -130,6 +130,14 @@ class LoadDPEModel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model: str | None = None) -> bool:
+        """Let any name pass: hosts refuse what is not listed, as bundled models of earlier releases are not.
+
+        Which file that is, or what to do where there is none, `execute` knows. None: it comes from another node.
+        """
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, model: str, **_: object) -> str:
         """Load again when the file has changed."""
         stat = model_path(model).stat()

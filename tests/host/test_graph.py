@@ -106,6 +106,13 @@ def test_a_missing_model_is_named(comfy: ComfyServer, graph: Prompt):
         comfy.queue(prompt)
 
 
+def test_a_graph_that_names_an_earlier_bundled_model_still_runs(comfy: ComfyServer, graph: Prompt):
+    old = _with(graph["model"], model="bundled: rendered-heads-128.safetensors")
+    prompt = _part(graph, *SOURCE, saved={"class_type": "PreviewImage", "inputs": {"images": ["same", 0]}})
+    same = {"class_type": "DPE_RenderExpression", "inputs": {"model": ["model", 0], "latent": ["source code", 0]}}
+    assert len(frames(comfy, comfy.queue(prompt | {"model": old, "same": same}), "saved")) == FRAMES
+
+
 def _part(graph: Prompt, *names: str, **more: dict[str, Any]) -> Prompt:
     return {name: graph[name] for name in names} | more
 
