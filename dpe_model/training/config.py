@@ -72,6 +72,9 @@ class SupervisedWeights:
         leak_every: steps between those; they cost two encodings. 0 = never.
         region: how much more pixels count that the edit changes, 0 = as any other.
         focus: weight of the pixels of brows, of eyes and of the mouth, likewise.
+        hidden: weight of all pixels together that show what the source hides (the inside of a mouth that opens, eyes
+            that were shut, what a turn brings into view), relative to that of a whole picture. They are few, and must
+            be painted. 0 = as any other.
         self_fraction: share of a batch driven by its own source, whose true picture is the source.
     """
 
@@ -96,6 +99,7 @@ class SupervisedWeights:
     leak_every: int = 4
     region: float = 4.0
     focus: float = 0.0
+    hidden: float = 0.0
     self_fraction: float = 0.125
 
 

@@ -3,6 +3,7 @@ that does everything or nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -35,7 +36,7 @@ FOCUS_SIZE = 32
 FOCUS_SIGMA = 0.06
 """Reach of the focus around a landmark, in half pictures (4 px of 128)."""
 SMALLEST_PART = 0.005
-"""Share of a picture that counts as a part's at least; one that is all but out of it is not made up for."""
+"""Share of a picture that counts as a part's, or as hidden, at least; what is all but out of it is not made up for."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,31 @@ def focus_weight(landmarks: Tensor) -> Tensor:
     return total.reshape(-1, 1, FOCUS_SIZE, FOCUS_SIZE)
 
 
-def region_weight(source: Tensor, target: Tensor, strength: float, focus: Tensor | None = None) -> Tensor:
-    """Weight [N, 1, S, S], mean 1 over a picture: more where the target differs from the source, and by `focus`.
+def hidden_weight(visible: Tensor) -> Tensor:
+    """Where the target shows what its source hides, [N, 1, s, s]: mean 1, however little that is.
+
+    Args:
+        visible: [N, 1, s, s], share of the pixel seen in the source, 0..1.
+    """
+    hidden = 1.0 - visible
+    return hidden / hidden.mean((1, 2, 3), keepdim=True).clamp_min(SMALLEST_PART)
+
+
+def region_weight(source: Tensor, target: Tensor, strength: float, extra: Sequence[Tensor] = ()) -> Tensor:
+    """Weight [N, 1, S, S], mean 1 over a picture: more where the target differs from the source, and by `extra`.
 
     An expression changes few pixels; unweighted, copying the source is nearly right.
+
+    Args:
+        source, target: [N, 3, S, S].
+        strength: how much more a changed pixel counts.
+        extra: weights [N, 1, s, s] of any size that are added to a pixel's own, which is 1.
     """
     change = (target.float() - source.float()).abs().mean(1, keepdim=True)
     change = F.avg_pool2d(change, 5, stride=1, padding=2, count_include_pad=False)
     weight = 1.0 + strength * (change / 0.15).clamp(max=1.0)
-    if focus is not None:
-        weight = weight + _resized(focus, weight.shape[-1])
+    for more in extra:
+        weight = weight + _resized(more, weight.shape[-1])
     return weight / weight.mean((1, 2, 3), keepdim=True)
 
 
@@ -332,9 +348,12 @@ class Supervision:
         return network.generator(branch)(halfway.w + code, halfway.features)
 
     def _truth(self, batch: SupervisedBatch, name: str) -> Truth:
-        image = getattr(batch, f"{name}_target")
+        image, visible = getattr(batch, f"{name}_target"), getattr(batch, f"{name}_visible")
         focus = _focus(batch, name, self.weights.focus)
-        return Truth(image, region_weight(batch.source, image, self.weights.region, focus))
+        extra = [] if focus is None else [focus]
+        if self.weights.hidden and visible is not None:
+            extra.append(self.weights.hidden * hidden_weight(visible))
+        return Truth(image, region_weight(batch.source, image, self.weights.region, extra))
 
     def _picture_terms(
         self,

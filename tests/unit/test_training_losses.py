@@ -33,6 +33,7 @@ from dpe_model.training.supervision import (
     Supervision,
     flow_loss,
     focus_weight,
+    hidden_weight,
     orthogonal_motion,
     region_weight,
     zero_flows,
@@ -443,7 +444,7 @@ def test_flow_and_pixels_count_more_in_focus():
     base, *found = (flow_loss(maps, w, seen, focus=focus)[0].item() for w in (wanted, near, far))
     assert found[0] - base > 2 * (found[1] - base) > 0
     black = torch.zeros(1, 3, 16, 16)
-    region = region_weight(black, black, 2.0, focus)
+    region = region_weight(black, black, 2.0, [focus])
     assert region.mean().item() == pytest.approx(1.0) and region[0, 0, 4, 4] > 2 * region[0, 0, 12, 12]
 
 
@@ -460,6 +461,39 @@ def test_each_truth_has_its_own_focus(target, other):
     for name in ("l1", "flow"):
         assert first[f"{target}_{name}"] != second[f"{target}_{name}"]
         assert first[f"{other}_{name}"] == second[f"{other}_{name}"]
+
+
+@pytest.mark.parametrize("side", [4, 16], ids=["coarse", "fine"])
+def test_what_the_source_hides_weighs_the_same_however_little_it_is(side):
+    black = torch.zeros(2, 3, 16, 16)
+    visible = torch.ones(2, 1, side, side)
+    visible[0, 0, 0, :2] = 0.0
+    visible[1, 0, :2] = 0.0
+    hidden = F.interpolate(1.0 - visible, (16, 16), mode="bilinear")
+    weight = region_weight(black, black, 0.0, [0.5 * hidden_weight(visible)])
+    assert torch.allclose(weight.mean((1, 2, 3)), torch.ones(2))
+    share = ((weight - weight.flatten(1).amin(1).view(2, 1, 1, 1)) * (hidden > 0)).mean((1, 2, 3))
+    assert torch.allclose(share, torch.full((2,), 0.5 / 1.5))
+    assert weight[0, 0, 0, 0] > 2 * weight[1, 0, 0, 0] > 2 * weight[1, 0, -1, -1]
+
+
+def test_nothing_hidden_adds_no_weight_and_a_speck_is_not_made_up_for():
+    seen = torch.ones(1, 1, 64, 64)
+    assert hidden_weight(seen).max() == 0.0
+    seen[..., 5, 5] = 0.0
+    assert hidden_weight(seen).mean() < 0.1
+
+
+@pytest.mark.parametrize("target, other", [("exp", "pose"), ("pose", "exp")])
+def test_each_truth_has_its_own_hidden_part(target, other):
+    seen, part = torch.ones(4, 1, 16, 16), torch.ones(4, 1, 16, 16)
+    part[..., :4, :4] = 0.0
+    plain = dataclasses.replace(supervised(), pose_visible=seen, exp_visible=seen)
+    parted = dataclasses.replace(plain, **{f"{target}_visible": part})
+    weights = SupervisedWeights(hidden=1.0, mask=0.0, flow=0.0, self_fraction=0.0)
+    first, second = (run_supervision(weights, 1, batch=batch)[1].terms for batch in (plain, parted))
+    assert first[f"{target}_l1"] != second[f"{target}_l1"]
+    assert first[f"{other}_l1"] == second[f"{other}_l1"]
 
 
 def test_parts_of_a_face_count_alike_in_its_expression():
