@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import EYE, MAP_CENTRE, SKIN, Array, HeadTemplate
+from .geometry import EYE, MAP_CENTRE, SKIN, Array, HeadTemplate, smooth_step
 from .person import Person
 
 Rng = np.random.Generator
@@ -201,11 +201,6 @@ def _signed_polygon(points: Array, polygon: Array) -> Array:
     return np.where(inside, distance, -distance)
 
 
-def _smooth(value: Array, low: float, high: float) -> Array:
-    t = np.clip((value - low) / (high - low), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
-
-
 @dataclass(frozen=True)
 class FaceMap:
     """Where lips, brows, beard and so on lie on the mean head: values [V] that all people share."""
@@ -224,8 +219,8 @@ class FaceMap:
         points = template.neutral
         marks = points[template.landmarks]
         skin = template.vertex_region != EYE
-        front = _smooth(points[:, 2], 6.5, 8.5) * skin
-        lip = _smooth(_signed_polygon(points, marks[48:60]), -0.16, 0.16) * front
+        front = smooth_step(points[:, 2], 6.5, 8.5) * skin
+        lip = smooth_step(_signed_polygon(points, marks[48:60]), -0.16, 0.16) * front
         cheek = sum(
             np.exp(-((points - np.array([side * 4.6, -0.4, 8.3], np.float32)) ** 2).sum(1) / 6.0) for side in (-1, 1)
         ) + 0.8 * np.exp(-((points - np.array([0.0, 0.3, 12.6], np.float32)) ** 2).sum(1) / 1.6)
@@ -236,13 +231,10 @@ class FaceMap:
             lids.append(np.exp(-((rim / 0.55) ** 2)) * (points[:, 1] > eye[:, 1].mean() - 0.1))
             low = eye.mean(0) - np.array([0.0, 1.3, 0.0], np.float32)
             under.append(np.exp(-((points[:, 0] - low[0]) ** 2 / 1.5 + (points[:, 1] - low[1]) ** 2 / 0.35)) * front)
-        jaw = _smooth(-points[:, 1], 0.8, 3.6) * _smooth(points[:, 2], 0.5, 3.0) * _smooth(points[:, 1], -11.0, -8.5)
-        moustache = (
-            np.exp(-((points[:, 1] - marks[51, 1] - 0.75) ** 2) / 0.35)
-            * _smooth(-np.abs(points[:, 0]), -3.4, -1.8)
-            * front
-        )
-        beard = np.clip(np.maximum(jaw, moustache), 0, 1) * (1.0 - _smooth(lip, 0.0, 0.4))
+        x, y, z = points.T
+        jaw = smooth_step(-y, 0.8, 3.6) * smooth_step(z, 0.5, 3.0) * smooth_step(y, -11.0, -8.5)
+        moustache = np.exp(-((y - marks[51, 1] - 0.75) ** 2) / 0.35) * smooth_step(-np.abs(x), -3.4, -1.8) * front
+        beard = np.clip(np.maximum(jaw, moustache), 0, 1) * (1.0 - smooth_step(lip, 0.0, 0.4))
         beard *= template.vertex_region == SKIN
         distances, alongs = [], []
         for line, flip in ((marks[17:22], False), (marks[22:27], True)):
@@ -443,7 +435,7 @@ def face_masks(template: HeadTemplate, face_map: FaceMap, person: Person, rng: R
         azimuth = np.degrees(np.arctan2(offset[:, 0], offset[:, 2]))
         elevation = np.degrees(np.arctan2(offset[:, 1], np.hypot(offset[:, 0], offset[:, 2])))
         ear = (np.abs(points[:, 0]) > 7.75) & (points[:, 1] < 5.8)
-        scalp = _smooth(elevation - style.end_elevation(azimuth), -5.0, 5.0)
+        scalp = smooth_step(elevation - style.end_elevation(azimuth), -5.0, 5.0)
         masks[:count, 3] = np.where(ear, 0.0, scalp) * (template.vertex_region == SKIN)
     masks[:count, 4] = face_map.cheek
     masks[:count, 5] = np.maximum(face_map.lid, 0.6 * face_map.under_eye)

@@ -266,8 +266,13 @@ def neck_weight(points: Array) -> Array:
     The border slants forwards and down, as the jaw lies lower than the base of the skull.
     """
     height = points[:, 1] + 0.5 * np.clip(points[:, 2], -8.0, 10.0)
-    t = np.clip((height + 14.5) / 9.5, 0.0, 1.0)
-    return (t * t * (3.0 - 2.0 * t)).astype(np.float32)
+    return smooth_step(height, -14.5, -5.0).astype(np.float32)
+
+
+def smooth_step(values: Array, low: float, high: float) -> Array:
+    """0 up to `low`, 1 from `high` on, with zero slope at both."""
+    t = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
 
 
 def sphere_directions(count: int) -> Array:
