@@ -59,7 +59,7 @@ class SupervisedWeights:
             A face that is fetched whole keeps its expression, even where it is put a little wrong.
         flow_focus: weight of the flow at brows, at eyes and at the mouth, each relative to that of a whole picture in
             which nothing moves: lids are small. 0 = as anywhere else.
-        mask: cross entropy that opens the mask where the source shows the point.
+        mask: opens the mask where the source shows the point, up to 95 %.
         pose: regression of the pose parameters from the pose branch's code.
         expression: regression of the expression parameters from the expression branch's code.
         picture: regression of pose, expression and landmarks from the encoder's code `w`, relative to their own

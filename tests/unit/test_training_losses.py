@@ -29,6 +29,7 @@ from dpe_model.training.losses import (
 )
 from dpe_model.training.reading import encode_frozen, feature_difference, reading_difference
 from dpe_model.training.supervision import (
+    MASK_OPEN,
     ParameterHeads,
     Supervision,
     flow_loss,
@@ -461,6 +462,18 @@ def test_each_truth_has_its_own_focus(target, other):
     for name in ("l1", "flow"):
         assert first[f"{target}_{name}"] != second[f"{target}_{name}"]
         assert first[f"{other}_{name}"] == second[f"{other}_{name}"]
+
+
+def test_open_masks_are_driven_no_further_and_hidden_pixels_not_at_all():
+    logits = torch.tensor([MASK_OPEN - 2.0, MASK_OPEN + 0.5, MASK_OPEN + 20.0, -5.0])
+    maps = torch.zeros(1, 3, 2, 2)
+    maps[0, 2] = logits.view(2, 2)
+    maps.requires_grad_()
+    visible = torch.tensor([[1.0, 1.0], [1.0, 0.0]]).view(1, 1, 2, 2)
+    _, opening = flow_loss([maps], still_flow(1, 2), visible)
+    assert opening.item() == pytest.approx(2.0 / 3)
+    opening.backward()
+    assert maps.grad[0, 2].flatten().tolist() == pytest.approx([-1.0 / 3, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("side", [4, 16], ids=["coarse", "fine"])
