@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -40,8 +41,11 @@ def is_matrix(weight: Tensor) -> bool:
 
 
 def orthogonalised(update: Tensor) -> Tensor:
-    """The matrix [n, m] with its singular values brought to about 1, in bfloat16 (Newton-Schulz iteration)."""
-    x = update.bfloat16()
+    """The matrix [n, m] with its singular values brought to about 1 (Newton-Schulz iteration).
+
+    In bfloat16, which is exact enough, or in float32 where bfloat16 would be emulated.
+    """
+    x = update.to(_product_dtype(update.device.type))
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -50,6 +54,14 @@ def orthogonalised(update: Tensor) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
+
+
+@functools.cache
+def _product_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is multiplied in hardware, else float32: a processor without it takes ten times as long."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None) if device == "cpu" else None
+    emulated = device == "cpu" and (supported is None or not supported())
+    return torch.float32 if emulated else torch.bfloat16
 
 
 class Muon(Optimizer):

@@ -13,6 +13,7 @@ from torch import nn
 
 from dpe_model.errors import DPEError
 from dpe_model.network import DPENetwork, NetworkConfig
+from dpe_model.training import optimisers
 from dpe_model.training.config import Optimiser, config_from
 from dpe_model.training.data import DataError, PairBatch, SupervisedBatch, recoloured
 from dpe_model.training.heads import ParameterHeads, start_motion
@@ -22,7 +23,11 @@ from dpe_model.training.trainer import Trainer
 CONFIG = NetworkConfig(16, 24, 12, {4: 8, 8: 8, 16: 8})
 
 
-def test_orthogonalised_updates_have_singular_values_about_one():
+@pytest.mark.parametrize("emulated", [False, True])
+def test_orthogonalised_updates_have_singular_values_about_one(monkeypatch, emulated):
+    dtype = torch.float32 if emulated else torch.bfloat16
+    monkeypatch.setattr(optimisers, "_product_dtype", lambda device: dtype)
+    assert orthogonalised(torch.randn(12, 12)).dtype == dtype
     for shape in ((12, 40), (40, 12)):
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)).float())
         assert values.min() > 0.5 and values.max() < 1.5
