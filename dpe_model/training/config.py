@@ -75,6 +75,8 @@ class SupervisedWeights:
         hidden: weight of all pixels together that show what the source hides (the inside of a mouth that opens, eyes
             that were shut, what a turn brings into view), relative to that of a whole picture. They are few, and must
             be painted. 0 = as any other.
+        close: of a generator with dark holes, the openness of the last mask where a hole would be nearer the truth than
+            what was made.
         self_fraction: share of a batch driven by its own source, whose true picture is the source.
     """
 
@@ -100,6 +102,7 @@ class SupervisedWeights:
     region: float = 4.0
     focus: float = 0.0
     hidden: float = 0.0
+    close: float = 0.0
     self_fraction: float = 0.125
 
 
@@ -143,10 +146,14 @@ class Stage:
 
     Attributes:
         size: side of the pictures in pixels.
-        phase: `edit` trains everything on edits; `motion` trains the encoder alone, to tell pose, expression and
-            landmarks of rendered heads. The stage after it starts with motion editing worked out from that. `flow`
-            trains encoder and generators up to `FLOW_SIZE` px on true positions alone: at half the cost of a step of
-            edits, since whole pictures are what takes long.
+        phase: `edit` trains everything on edits, or one `branch`; `motion` trains the encoder alone, to tell pose,
+            expression and landmarks of rendered heads. The stage after it starts with motion editing worked out from
+            that. `flow` trains encoder and generators up to `FLOW_SIZE` px on true positions alone: at half the cost
+            of a step of edits, since whole pictures are what takes long.
+        branch: `pose` or `exp`: an `edit` stage trains this branch's generator alone, on rendered heads. Encoder,
+            motion editing and the other generator stay to the bit, and a step takes a third of the time.
+        dark_holes: begin with an expression generator that shows black where a mask closes, and whose masks can close
+            (see `holes.py`).
         steps: how many steps it lasts.
         batch: samples a step, over all processes.
         lr: learning rate at its start; 0 takes the optimiser's.
@@ -157,6 +164,8 @@ class Stage:
     batch: int = 64
     lr: float = 0.0
     phase: Phase = "edit"
+    branch: Literal["", "pose", "exp"] = ""
+    dark_holes: bool = False
 
 
 @dataclass(frozen=True)
@@ -285,6 +294,8 @@ class TrainConfig:
                 raise ConfigError(f"stages: expected sizes that are powers of two of at least 8, got {stage.size}.")
             if stage.steps < 1 or stage.batch < 1:
                 raise ConfigError(f"stages: expected steps and batch of at least 1, got {stage}.")
+            if stage.branch and stage.phase != "edit":
+                raise ConfigError(f"stages: expected a branch in an edit stage only, got one in {stage.phase!r}.")
         if sizes != sorted(sizes):
             raise ConfigError(f"stages: expected sizes that do not shrink, got {sizes}.")
         if self.accumulate < 1:

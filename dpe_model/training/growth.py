@@ -29,6 +29,8 @@ from .discriminator import Discriminator
 
 COLOUR_LEVELS = 9
 """Values of red, green and blue each that an RGB head's map of colours is looked at by."""
+PAIR_CHANNELS = 6
+"""Channels that carry the colours, see `colour_pair`."""
 
 
 def grow(network: DPENetwork, config: NetworkConfig, sharp: bool = False) -> DPENetwork:
@@ -91,14 +93,19 @@ def _hand_over_colours(first: ConvLayer, old: nn.Module, new: nn.Module) -> None
         first: the layer that the old head's features come from.
         old, new: the RGB heads.
     """
-    levels = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
-    colours = torch.cartesian_prod(levels, levels, levels).to(first.conv.weight)
+    colours = all_colours(first.conv.weight)
     made = old(first(colours.T.reshape(1, 3, 1, -1)), None).reshape(3, -1).T
     known = F.pad(colours, (0, 1), value=1.0)
     fitted = torch.linalg.lstsq(known, made.to(known)).solution
     _read_colours(new, fitted[:3].T, fitted[3])
     for parameter in old.parameters():
         parameter.zero_()
+
+
+def all_colours(like: Tensor) -> Tensor:
+    """Colours [N, 3] from all over -1..1, with the device and dtype of `like`."""
+    levels = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
+    return torch.cartesian_prod(levels, levels, levels).to(like)
 
 
 def _widen(network: DPENetwork, config: NetworkConfig) -> DPENetwork:
@@ -165,8 +172,10 @@ def colour_pair(width: int) -> tuple[Tensor, Tensor]:
     Raises:
         CheckpointError: a layer of `width` channels has no room for six.
     """
-    if width < 6:
-        raise CheckpointError(f"expected at least 6 channels at every resolution of a stage, got {width}.")
+    if width < PAIR_CHANNELS:
+        raise CheckpointError(
+            f"expected at least {PAIR_CHANNELS} channels at every resolution of a stage, got {width}."
+        )
     pair = torch.cat((torch.eye(3), -torch.eye(3)))
     # sqrt(2) is the activation's gain.
     return pair, pair.T / ((1 + SLOPE) * SQRT2)

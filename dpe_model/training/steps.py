@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..network import DPENetwork
+from ..network import Branch, DPENetwork
 from ..network.layers import EqualLinear
 from .config import Phase, PublishedWeights, TrainConfig
 from .cycle import run_cycle
@@ -66,6 +66,7 @@ class LossModel(nn.Module):
         # In a tuple, so that its frozen weights are no part of this module.
         self.frozen = (perceptual,)
         self.phase: Phase = "edit"
+        self.branch: Branch | None = None
 
     def read_motion(self, batch: Batch) -> StepOutput:
         """Losses of a `motion` stage: pose, expression and landmarks read off each picture's code.
@@ -94,11 +95,22 @@ class LossModel(nn.Module):
     def _shown(self, made: SupervisedStep) -> dict[str, Tensor]:
         """The pictures of a supervised step beside the true ones."""
         truth, images = made.batch, made.edits.images
-        return {
-            "source": truth.source, "driver": truth.driver,
-            "pose": images[self.supervision.pose_branch], "true pose": truth.pose_target,
-            "expression": images[self.supervision.exp_branch], "true expr.": truth.exp_target,
-        }  # fmt: skip
+        shown = {"source": truth.source, "driver": truth.driver}
+        if self.supervision.pose_branch in images:
+            shown |= {"pose": images[self.supervision.pose_branch], "true pose": truth.pose_target}
+        if self.supervision.exp_branch in images:
+            shown |= {"expression": images[self.supervision.exp_branch], "true expr.": truth.exp_target}
+        return shown
+
+    def edit(self, batch: SupervisedBatch, step: int, discriminator: nn.Module | None) -> StepOutput:
+        """Losses of edits of rendered heads: of all branches, or of the one that is trained alone."""
+        made = self.supervision(self.network, self.heads, batch, step, discriminator, self.branch)
+        truth, edits, shown = made.batch, made.edits, self._shown(made)
+        if edits.both is not None:
+            shown |= {"both": edits.both, "true both": truth.both_target}
+        pairs = [(shown[a], shown[b]) for a, b in (("pose", "true pose"), ("expression", "true expr.")) if a in shown]
+        total = torch.stack(list(made.terms.values())).sum()
+        return StepOutput(total, made.terms, [fake for fake, _ in pairs], [real for _, real in pairs], shown)
 
     def forward(self, batch: Batch, step: int, discriminator: nn.Module | None) -> StepOutput:
         """Losses of a batch at step number `step`."""
@@ -107,6 +119,8 @@ class LossModel(nn.Module):
         if self.phase == "flow":
             return self.find_flow(batch)
         if isinstance(batch, PairBatch):
+            if self.branch is not None:
+                raise DataError("A stage of one branch needs rendered heads: sources of kind synthetic or render.")
             images = run_cycle(self.network, batch.a, batch.b)
             loss = published_loss(images, batch.a, batch.b, self.weights, self.frozen[0], discriminator)
             shown = {
@@ -116,13 +130,7 @@ class LossModel(nn.Module):
             }  # fmt: skip
             fakes, reals = [images.pose_exp_end, images.exp_pose_end], [batch.b, batch.a]
             return StepOutput(loss.total, loss.terms, fakes, reals, shown)
-        made = self.supervision(self.network, self.heads, batch, step, discriminator)
-        truth, edits, shown = made.batch, made.edits, self._shown(made)
-        if edits.both is not None:
-            shown |= {"both": edits.both, "true both": truth.both_target}
-        total = torch.stack(list(made.terms.values())).sum()
-        fakes = [shown["pose"], shown["expression"]]
-        return StepOutput(total, made.terms, fakes, [truth.pose_target, truth.exp_target], shown)
+        return self.edit(batch, step, discriminator)
 
 
 class GeneratorStep(nn.Module):

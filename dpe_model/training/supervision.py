@@ -17,6 +17,7 @@ from .config import FLOW_SIZE, SupervisedWeights
 from .cycle import select
 from .data import LANDMARK_UNIT, SupervisedBatch, shrink_flow
 from .heads import ParameterHeads
+from .holes import closing_loss
 from .landmarks import BROWS, EYES, MOUTH
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
 from .reading import encode_frozen, feature_difference, huber, picture_terms, reading_difference
@@ -278,28 +279,38 @@ class Supervision:
         batch: SupervisedBatch,
         step: int,
         discriminator: nn.Module | None,
+        only: Branch | None = None,
     ) -> SupervisedStep:
-        """Losses of one batch at step number `step`, which decides the occasional ones."""
+        """Losses of one batch at step number `step`, which decides the occasional ones.
+
+        With `only` a branch, those of its edits, whose gradients reach nothing but its generator.
+        """
         weights, n = self.weights, len(batch)
-        batch, source, codes, terms = self._encode(network, heads, batch)
+        with torch.set_grad_enabled(only is None):
+            batch, source, codes, terms = self._encode(network, heads, batch)
+        if only is not None:
+            terms = {}
         images: dict[Branch, Tensor] = {}
         for branch, role in self._roles():
-            truth = self._truth(batch, role)
-            image, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], source.features)
-            images[branch] = image
-            self._picture_terms(terms, role, image, truth, discriminator)
-            self._flow_terms(terms, role, maps, batch)
+            if only in (None, branch):
+                truth = self._truth(batch, role)
+                image, maps = network.generator(branch).render_levels(source.w + codes[branch][n:], source.features)
+                images[branch] = image
+                self._picture_terms(terms, role, image, truth, discriminator)
+                self._flow_terms(terms, role, maps, batch)
+                if role == "exp" and weights.close and batch.exp_visible is not None:
+                    visible = _resized(batch.exp_visible, image.shape[-1])
+                    terms["exp_close"] = weights.close * closing_loss(maps[-1], image, truth.image, visible)
         if _due(step, weights.reading_every) and (weights.reading or weights.features):
             self._reading_terms(terms, network, heads, images, batch)
-
         both = None
-        if _due(step, weights.both_every):
+        if only is None and _due(step, weights.both_every):
             # Alternate the order; users may apply either branch first.
             first = self.pose_branch if (step // weights.both_every) % 2 == 0 else self.exp_branch
             second = self.exp_branch if first == self.pose_branch else self.pose_branch
             both = self._again(network, network.encode(images[first]), codes[second][n:], second)
             self._picture_terms(terms, "both", both, self._truth(batch, "both"), None, weights.both)
-        if _due(step + weights.leak_every // 2, weights.leak_every) and weights.leak:
+        if only is None and _due(step + weights.leak_every // 2, weights.leak_every) and weights.leak:
             terms["leak"] = weights.leak * self._leak(network, codes, batch)
         return SupervisedStep(terms, Edits(images, both), batch)
 
@@ -387,11 +398,12 @@ class Supervision:
         Both pass the same encoder, so that what it gets wrong cancels, and it is not taught: it could agree with
         itself by seeing nothing.
         """
-        made = encode_frozen(network, torch.cat([images[branch] for branch, _ in self._roles()]))
+        roles = [(branch, role) for branch, role in self._roles() if branch in images]
+        made = encode_frozen(network, torch.cat([images[branch] for branch, _ in roles]))
         with torch.no_grad():
-            true = network.encode(torch.cat([getattr(batch, f"{role}_target") for _, role in self._roles()]))
+            true = network.encode(torch.cat([getattr(batch, f"{role}_target") for _, role in roles]))
         n = len(batch)
-        for i, (_, role) in enumerate(self._roles()):
+        for i, (_, role) in enumerate(roles):
             part = slice(i * n, (i + 1) * n)
             found, wanted = select(made, part), select(true, part)
             terms[f"{role}_reading"] = self.weights.reading * reading_difference(heads, found.w, wanted.w)

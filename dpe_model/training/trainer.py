@@ -33,6 +33,7 @@ from .data import Batch, DataError, Share, StepData, SupervisedBatch, step_batch
 from .discriminator import STDDEV_GROUP, Discriminator
 from .growth import grow, grow_discriminator, start_as_copy
 from .heads import ParameterHeads, start_motion
+from .holes import darken_holes
 from .losses import PerceptualLoss, load_perceptual, read_state_dict
 from .optimisers import make_optimiser
 from .report import Reporter, mean_terms
@@ -195,21 +196,32 @@ class Trainer:
         config, size = self.config, self.config.stages[index].size
         self.stage_index = index
         self.network = grow(network, config.network.at(size), config.grow_as_copy).to(self.device)
-        freeze_unused(self.network)
         if config.channels_last:
             to_channels_last(self.network)
-        phase = config.stages[index].phase
-        # The first layer hands the colours through; the generators rely on that later.
-        self.network.enc.net_app.convs[0].requires_grad_(phase == "edit")
+        stage = config.stages[index]
+        if stage.dark_holes:
+            darken_holes(self.network, self.exp_branch)
         self.heads = (heads or ParameterHeads(config.network.style_dim)).to(self.device)
+        self._choose_trained(stage)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.model = LossModel(self.network, self.heads, config, self.perceptual)
-        self.model.phase = phase
+        self.model.phase, self.model.branch = stage.phase, stage.branch or None
         self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
         self.optimiser = make_optimiser(trainable(self.model), config.optimiser, config.optimiser.generator_every)
         self.discriminator: Discriminator | None = None
         if config.adversarial:
             self._set_discriminator(discriminator, size)
+
+    def _choose_trained(self, stage: Stage) -> None:
+        """Let gradients reach what a stage trains."""
+        self.heads.requires_grad_(not stage.branch)
+        if stage.branch:
+            self.network.requires_grad_(False)
+            self.network.generator(stage.branch).requires_grad_(True)
+        freeze_unused(self.network)
+        if stage.phase != "edit":
+            # The first layer hands the colours through; the generators rely on that later.
+            self.network.enc.net_app.convs[0].requires_grad_(False)
 
     def _set_discriminator(self, discriminator: Discriminator | None, size: int) -> None:
         config = self.config
@@ -305,8 +317,7 @@ class Trainer:
             self._fit_heads()
 
     def _fit_heads(self) -> None:
-        pose = self.config.pose_branch
-        branches: tuple[Branch, Branch] = (pose, "exp" if pose == "pose" else "pose")
+        branches: tuple[Branch, Branch] = (self.config.pose_branch, self.exp_branch)
         codes: list[tuple[Tensor, ...]] = []
         with torch.no_grad():
             for batch in self._joint_batches(FITTED_CODES):
@@ -468,8 +479,12 @@ class Trainer:
     @property
     def roles(self) -> BranchRoles:
         """Which branch edits what, as the supervised losses taught it."""
-        pose = self.config.pose_branch
-        return BranchRoles(expression="exp" if pose == "pose" else "pose", pose=pose)
+        return BranchRoles(expression=self.exp_branch, pose=self.config.pose_branch)
+
+    @property
+    def exp_branch(self) -> Branch:
+        """The branch that the supervised losses teach the expression."""
+        return "exp" if self.config.pose_branch == "pose" else "pose"
 
     def _metadata(self) -> dict[str, str]:
         config = self.config
