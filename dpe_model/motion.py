@@ -164,7 +164,7 @@ class Motion:
         if self.checkpoint != fingerprint:
             raise MotionError(
                 f"{what}: measured with another checkpoint ({self.checkpoint or 'unknown'}) than the one in use "
-                f"({fingerprint}). Encode the driver again with the checkpoint in use."
+                f"({fingerprint}). Encode it again with the checkpoint in use."
             )
 
 

@@ -99,9 +99,10 @@ class LoadDPEModel(io.ComfyNode):
                     options=list(PRECISIONS),
                     default="auto",
                     tooltip=(
-                        "Precision of the convolutions. auto: fp32 on the CPU, bf16 or fp16 on a GPU. fp32 is exact; "
-                        "half precision is faster and needs half the memory. CPUs with matrix units (Intel AMX) are "
-                        "several times faster in bf16. Frames that do not fit half precision are made again in fp32."
+                        "Precision of the convolutions. auto: bf16 or fp16 on an NVIDIA or AMD GPU, fp32 elsewhere. "
+                        "fp32 is exact; half precision is faster and needs half the memory. CPUs with matrix units "
+                        "(Intel AMX) are several times faster in bf16. Frames that do not fit half precision are made "
+                        "again in fp32."
                     ),
                 ),
                 io.Combo.Input(
@@ -138,8 +139,10 @@ class LoadDPEModel(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, **_: object) -> str:
-        """Load again when the file has changed."""
+    def fingerprint_inputs(cls, model: str | None, **_: object) -> str:
+        """Load again when the file has changed. None: the name comes from another node, which the host looks at."""
+        if model is None:
+            return ""
         stat = model_path(model).stat()
         return f"{model}:{stat.st_mtime_ns}:{stat.st_size}"
 

@@ -226,8 +226,10 @@ class LoadMotion(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: object) -> str:
-        """Load again when the file has changed."""
+    def fingerprint_inputs(cls, file: str | None, **_: object) -> str:
+        """Load again when the file has changed. None: the name comes from another node, which the host looks at."""
+        if file is None:
+            return ""
         stat = _motion_path(file).stat()
         return f"{file}:{stat.st_mtime_ns}:{stat.st_size}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io as memory_io
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ class OpenedVideo:
         source = open_frames(path, read_ahead=AHEAD)
         begin, seconds = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
         if (begin or seconds) and not _changed(video):
-            source = Section(source, Fraction(begin), Fraction(seconds) if seconds else None)
+            source = Section(source, _exact(begin), _exact(seconds) if seconds else None)
         return cls(source, path if source.info.has_audio else None)
 
     @classmethod
@@ -84,13 +85,28 @@ class OpenedVideo:
 
 def _changed(video: Any) -> bool:
     """Whether what the host would show differs from the file behind in a way that only the host can make."""
+    if hasattr(video, "has_pending_frame_edits"):
+        edited = bool(video.has_pending_frame_edits())
+    else:  # hosts that crop without saying so
+        edited = hasattr(video, "as_cropped") and _differs(video, "get_dimensions")
     if hasattr(video, "get_active_trim_window"):
-        return bool(getattr(video, "has_pending_frame_edits", lambda: False)())
-    return hasattr(video, "as_trimmed")  # hosts that trim without saying where
+        return edited
+    return edited or (hasattr(video, "as_trimmed") and _differs(video, "get_duration"))  # that trim without saying so
 
 
-def _stored(stream: str | memory_io.BytesIO, folder: Path, name: str) -> Path:
-    if isinstance(stream, str):
+def _differs(video: Any, question: str) -> bool:
+    """Whether a VIDEO answers another thing than the file behind does."""
+    whole = InputImpl.VideoFromFile(video.get_stream_source())
+    return getattr(video, question)() != getattr(whole, question)()
+
+
+def _exact(seconds: float) -> Fraction:
+    """The decimal number that a person gave: 0.2 is a fifth, and no frame shown then comes before it."""
+    return Fraction(seconds).limit_denominator(10**6)
+
+
+def _stored(stream: str | os.PathLike[str] | memory_io.BytesIO, folder: Path, name: str) -> Path:
+    if isinstance(stream, str | os.PathLike):
         return Path(stream)
     path = folder / f"{name}.video"
     with path.open("wb") as file:
@@ -294,7 +310,7 @@ class DriveVideo(io.ComfyNode):
         match_driver: bool = False,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        """Stream from file to file; an interruption leaves no file."""
+        """Stream from file to file. What an interruption leaves lies in the temp folder; the log names it."""
         options = EditOptions(
             crop=CropOptions(
                 framing=framing,
@@ -338,11 +354,10 @@ class DriveVideo(io.ComfyNode):
             )
             if driver_motion is not None:
                 driver_motion.settled()  # before the model is loaded: another one may be needed for it
-            path, reporter = folder / "edited.mp4", HostReporter()
+            path, reporter = folder.with_suffix(".mp4"), HostReporter()
             done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
-            kept = _kept(path)
         notes = [f"{done.frames} frames, {'sound kept' if source.sound is not None else 'no sound'}"]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")
@@ -350,7 +365,7 @@ class DriveVideo(io.ComfyNode):
             notes.append("match_driver changes nothing: the driver shows no portraits yet, and is cut out at scale too")
         if done.outline_moved:
             notes.append("The edit moves the outline of the head, as a pose edit does: the neck may no longer fit.")
-        return io.NodeOutput(InputImpl.VideoFromFile(str(kept)), done.frames, ui=host.note(*notes))
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), done.frames, ui=host.note(*notes))
 
 
 def _driven(edit: str, video: Any, motion: Motion | None) -> dict[str, str]:
@@ -376,7 +391,7 @@ def _driven(edit: str, video: Any, motion: Motion | None) -> dict[str, str]:
 
 @contextmanager
 def _workplace() -> Iterator[Path]:
-    """A folder of its own in the host's temp folder, gone afterwards."""
+    """A folder of its own in the host's temp folder, gone afterwards; the host empties its own at every start."""
     temp = Path(folder_paths.get_temp_directory())
     temp.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="dpe_", dir=temp))
@@ -384,10 +399,3 @@ def _workplace() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _kept(path: Path) -> Path:
-    """The file under a name of its own in the folder above, which the host empties when it starts and ends."""
-    kept = path.parent.with_suffix(path.suffix)
-    path.replace(kept)
-    return kept

@@ -43,12 +43,18 @@ def telling_frame(people: People) -> int:
     return int(np.argmax(np.sum([track.found for track in people.tracks], axis=0)))
 
 
+def _even(pixels: float) -> int:
+    """The nearest even number: video encoders take no other side."""
+    return max(2, 2 * round(pixels / 2))
+
+
 def _drawn(frame: Tensor, people: People, chosen: int, crop: Crop, n: int, longest: int) -> np.ndarray:
     height, width = frame.shape[:2]
     zoom = min(1.0, longest / max(height, width))
     step = max(1, int(1.0 / (2.0 * zoom)))
     picture = Image.fromarray(np.ascontiguousarray(to_uint8(frame[::step, ::step]).cpu().numpy()))
-    picture = picture.resize((max(1, round(width * zoom)), max(1, round(height * zoom))), Image.Resampling.BOX)
+    if zoom < 1.0:
+        picture = picture.resize((_even(width * zoom), _even(height * zoom)), Image.Resampling.BOX)
     draw = ImageDraw.Draw(picture)
     font = _font(max(10, min(picture.size) // 22))
     corners = crop.inverse(1)[n] @ np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])

@@ -58,6 +58,12 @@ def test_large_frames_become_small_ones_and_frames_are_not_changed() -> None:
     assert bool((frames == 0.5).all())
 
 
+def test_small_ones_have_sides_that_a_video_encoder_takes() -> None:
+    people = find_people([[face(900, 400, 300)]], (800, 1920))
+    picture = draw_overlay(torch.zeros(1, 800, 1920, 3), people, 0, frame_portraits(people.choose()))
+    assert picture.shape == (1, 266, 640, 3)
+
+
 def test_the_telling_frame_shows_most_people() -> None:
     detections = [[face(60, 60, 40)], [face(60, 60, 40), face(200, 80, 50)], [face(60, 60, 40), face(200, 80, 50)]]
     assert telling_frame(find_people(detections, (160, 320))) == 1
