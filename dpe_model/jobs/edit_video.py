@@ -144,6 +144,7 @@ def edit_clip(
         DPEError: any input that cannot be used, or an output that cannot be written.
     """
     _check_length(drivers)
+    drivers.known_motions(engine.checkpoint.fingerprint)  # what does not fit is known before the clip is looked through
     reporter = reporter or Silent()
     info, full = source.info, options.result == "frame"
     crop = find_crop(source, options.crop.beside(engine.device), engine.size, reporter, "source")

@@ -113,6 +113,25 @@ class Drivers:
         """All drivers' files, each once."""
         return [driver for driver in self.unmeasured() if isinstance(driver, Path)]
 
+    def known_motions(self, fingerprint: str) -> dict[Path | FrameSource, Motion]:
+        """The motions in drivers' files; looks through these and those given as motions, which takes no time.
+
+        Raises:
+            MotionError: one was measured with another checkpoint than that of the fingerprint, or is too short for the
+                reference frame.
+        """
+        files: dict[Path | FrameSource, Motion] = {}
+        for role in self.roles:
+            driver, name = self.driver(role), f"{role} driver"
+            if isinstance(driver, Path) and driver.suffix == ".safetensors":
+                if driver not in files:
+                    files[driver] = Motion.load(driver)
+                driver, name = files[driver], str(driver)
+            if isinstance(driver, Motion):
+                driver.require_checkpoint(fingerprint, name)
+                Edit(driver, mode=self.mode, reference=self.reference)
+        return files
+
     def edits(self, motions: Mapping[Path | FrameSource, Motion]) -> dict[Role, Edit]:
         """The edits, made from the drivers' motions."""
         edits: dict[Role, Edit] = {}
@@ -167,17 +186,9 @@ def measure_drivers(
     Raises:
         MotionError: a motion was measured with another checkpoint.
     """
-    fingerprint = engine.checkpoint.fingerprint
-    for role in drivers.roles:
-        driver = drivers.driver(role)
-        if isinstance(driver, Motion):
-            driver.require_checkpoint(fingerprint, f"{role} driver")
-    motions: dict[Path | FrameSource, Motion] = {}
+    motions = drivers.known_motions(engine.checkpoint.fingerprint)
     for driver in drivers.unmeasured():
-        if isinstance(driver, Path) and driver.suffix == ".safetensors":
-            motions[driver] = Motion.load(driver)
-            motions[driver].require_checkpoint(fingerprint, str(driver))
-        else:
+        if driver not in motions:
             source = open_frames(driver, read_ahead=AHEAD) if isinstance(driver, Path) else driver
             reference = drivers.reference if drivers.mode == "relative" else 0
             motions[driver] = measure_clip(engine, source, when, options, reporter, clock, reference)

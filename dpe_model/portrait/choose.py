@@ -29,8 +29,7 @@ def choose(
     mask: Tensor | None = None,
 ) -> int:
     """The number of one of the people, who come largest first and have one entry a frame; see `track_faces`."""
-    if select not in SELECT:
-        raise ValueError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
+    check_choice(select, len(people[0]), position, mask)
     if select == "index":
         if not 0 <= index < len(people):
             raise NoFaceError(
@@ -47,6 +46,20 @@ def choose(
     if select == "mask":
         return _under(people, present, _checked(mask, len(people[0])), frame_size)
     return 0
+
+
+def check_choice(select: str, frames: int, position: tuple[float, float], mask: Tensor | None) -> None:
+    """Refuse what cannot choose among anybody, before a clip of so many frames is looked through.
+
+    Raises:
+        ValueError: an unknown way to choose, a place outside the frame, or no fitting mask where one is needed.
+    """
+    if select not in SELECT:
+        raise ValueError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
+    if select == "position":
+        _pixel(position, (1, 1))
+    if select == "mask":
+        _checked(mask, frames)
 
 
 def _present(people: Sequence[Faces]) -> list[int]:

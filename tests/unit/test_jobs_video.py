@@ -262,6 +262,30 @@ def test_a_motion_of_another_model_and_a_shortened_video_are_refused(engine, dri
         EditOptions(result="everything")
 
 
+class Unread(MemoryFrames):
+    """A clip at which nobody may look."""
+
+    def _pictures(self, start, stop):
+        raise AssertionError("a frame was read")
+
+
+def test_what_cannot_work_is_known_before_the_clip_is_looked_through(engine, driver, tmp_path):
+    clip = Unread(torch.zeros(6, 32, 32, 3), Fraction(25))
+    other = tmp_path / "other.safetensors"
+    Motion(driver.alpha, "else").save(other)
+    for drivers, message in (
+        (Drivers(Motion(driver.alpha, "else")), "another checkpoint"),
+        (Drivers(other), "another checkpoint"),
+        (Drivers(driver, mode="relative", reference=40), "reference frame"),
+    ):
+        with pytest.raises(MotionError, match=message):
+            edit_clip(engine, clip, drivers, tmp_path / "out.mp4", EditOptions())
+    for person, mask in (("mask", None), ("mask", torch.zeros(4, 8, 8)), ("anybody", None)):
+        with pytest.raises(ValueError, match=person):
+            crop = CropOptions(person=person, mask=mask)
+            edit_clip(engine, clip, Drivers(driver), tmp_path / "out.mp4", EditOptions(crop))
+
+
 @pytest.mark.parametrize("overlap", [0, 2])
 def test_a_failing_encoder_is_reported_and_leaves_no_result(engine, driver, tmp_path, monkeypatch, overlap):
     source = encode(tmp_path / "in.mp4", noise(40))
