@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,10 @@ def chosen_device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DPEError(f"device: {name} was asked for, but PyTorch finds {count} GPUs here. Choose another, or auto.")
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device fails in its own way
+        raise DPEError(f"device: {name} was asked for, but PyTorch has none here. Choose another, or auto.") from error
     return device
 
 
@@ -88,20 +92,51 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
+class _Setting:
+    """One of PyTorch's settings of how float32 is computed, as an attribute of `owner`, or by a pair of functions."""
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None], exact: Any) -> None:
+        self.read, self.write, self.exact = read, write, exact
+
+    @classmethod
+    def attribute(cls, owner: Any, name: str, exact: Any) -> _Setting:
+        """The setting that is an attribute."""
+        return cls(lambda: getattr(owner, name), lambda value: setattr(owner, name, value), exact)
+
+
+def _ways_to_exact() -> tuple[tuple[Any, tuple[_Setting, ...]], ...]:
+    """For matrix products and for convolutions: where newer versions tell what is done, and what sets it.
+
+    The older interface comes first: PyTorch's own compiler reads that. It does not undo what was set by the newer one.
+    """
+    products, convolutions = torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv", None)
+    by_name = _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
+    return (
+        (products, (by_name, _Setting.attribute(products, "fp32_precision", "ieee"))),
+        (
+            convolutions,
+            (
+                _Setting.attribute(torch.backends.cudnn, "allow_tf32", False),
+                _Setting.attribute(convolutions, "fp32_precision", "ieee"),
+            ),
+        ),
+    )
+
+
 class _TF32:
     """PyTorch's TF32 switches, off while anybody needs that. They are the whole process's, and threads come and go."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._users = 0
-        self._before: list[tuple[Any, bool]] = []
+        self._before: list[tuple[_Setting, Any]] = []
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """TF32 is off inside; the last to leave puts it back."""
         with self._lock:
             if self._users == 0:
-                self._before = [*self._switched_off(torch.backends.cudnn, torch.backends.cuda.matmul)]
+                self._before = [*self._switched_off()]
             self._users += 1
         try:
             yield
@@ -109,19 +144,25 @@ class _TF32:
             with self._lock:
                 self._users -= 1
                 if self._users == 0:
-                    for switch, value in self._before:
-                        switch.allow_tf32 = value
+                    for setting, value in reversed(self._before):
+                        setting.write(value)
 
     @staticmethod
-    def _switched_off(*switches: Any) -> Iterator[tuple[Any, bool]]:
-        for switch in switches:
-            try:
-                before = switch.allow_tf32
-                switch.allow_tf32 = False
-            except RuntimeError as error:  # set by the newer of PyTorch's two interfaces, which does not go with this
-                logger.debug("TF32 is left as it is (%s).", error)
-                continue
-            yield switch, before
+    def _switched_off() -> Iterator[tuple[_Setting, Any]]:
+        for told, settings in _ways_to_exact():
+            for setting in settings:
+                try:
+                    before = setting.read()
+                    setting.write(setting.exact)
+                except (
+                    RuntimeError,
+                    AttributeError,
+                ) as error:  # the two interfaces do not mix; older versions have one
+                    logger.debug("TF32 is not to be had out of the way like this (%s).", error)
+                    continue
+                yield setting, before
+                if getattr(told, "fp32_precision", "none") != "tf32":
+                    break
 
 
 _tf32 = _TF32()

@@ -47,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         return _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+    except RuntimeError as error:
+        from ..devices import is_out_of_memory
+
+        if arguments.debug or not is_out_of_memory(error):
+            raise
+        advice = "Close what else uses it, choose --precision bf16 or fp16, or --device cpu."
+        return _fail(f"out of memory with one picture at a time ({str(error).splitlines()[0]}). {advice}", 1)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import BranchRoles, convert_checkpoint
+from ..video.access import check_not_replaced
 from .info import describe_checkpoint, say
 
 NAME = "convert"
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.output.suffix != ".safetensors":
         raise ValueError(f"{arguments.output}: expected a name ending in .safetensors.")
+    check_not_replaced([arguments.output], [p for p in (arguments.source, arguments.average_with) if p is not None])
     branch = arguments.expression_branch
     roles = None if branch is None else BranchRoles(branch, "exp" if branch == "pose" else "pose")
     metadata = {"title": arguments.title} if arguments.title else {}

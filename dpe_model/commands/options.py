@@ -234,7 +234,8 @@ def add_picture_fps(parser: argparse.ArgumentParser) -> None:
         type=_rate,
         default=PICTURE_FPS,
         metavar="RATE",
-        help=f"frames a second of folders of pictures, e.g. 24, 29.97 or 30000/1001 (default: {PICTURE_FPS})",
+        help=f"frames a second of a source that is a folder of pictures, e.g. 24, 29.97 or 30000/1001 (default: "
+        f"{PICTURE_FPS}); a driver that is one goes frame by frame",
     )
 
 

@@ -213,7 +213,7 @@ def _gathered(outcomes: dict[int, Outcome], share: Share) -> list[Outcome]:
 
 def _file_state(path: Path) -> list[object]:
     """Name, size and date; of a folder, those of its files."""
-    path = existing(path)
+    path = existing(path).resolve()  # however it was written, and from wherever
     if path.is_dir():
         return [str(path), [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.iterdir())]]
     state = path.stat()

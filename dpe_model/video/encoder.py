@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io as memory_io
 import logging
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,19 @@ from av.container import OutputContainer
 
 from ..errors import VideoError
 from .access import ffmpeg_path
-from .pixels import BT709, Colour, from_rgb
+from .pixels import BT709, RGB, Colour, from_rgb
 from .reader import first_time
 from .sound import Sound
 
 logger = logging.getLogger(__name__)
 
-TIME_BASE = Fraction(1, 360000)
-"""For given time stamps: exact for milliseconds, 24, 25 and 30 fps and their 1000/1001 kin."""
+TIME_BASES = (Fraction(1, 360000), Fraction(1, 60000))
+"""For given time stamps: exact for milliseconds, 24, 25 and 30 fps and their 1000/1001 kin. The second, for encoders
+that count in 16 bits (MPEG-4), misses the kin of 24 by half a tick."""
+TRIAL = (288, 352)
+"""Height and width of the picture that an encoder is tried on; old ones take few others."""
+UNTAGGED = {"libvpx": Colour(5), "mjpeg": Colour(5, full_range=True)}
+"""Encoders whose streams carry no matrix or range, with those that decoders take for granted."""
 
 
 class VideoSink:
@@ -43,9 +50,10 @@ class VideoSink:
         self._path, self._format, self._fps, self._pix_fmt = path, container, fps, pix_fmt
         self._codec = codec or ("libvpx-vp9" if container == "webm" else "libx264")
         self._step = _halvings(path, self._codec, pix_fmt)
+        self._colour, self._pixel_aspect = _storable(colour, self._codec, pix_fmt), pixel_aspect
         self._options = _options(self._codec, crf)
+        self._base = self._find_base()
         self._sound_path, self._audio_start = sound, audio_start
-        self._colour, self._pixel_aspect = colour, pixel_aspect
         self._container: OutputContainer | None = None
         self._stream: Any = None
         self._sound: Sound | None = None
@@ -99,21 +107,47 @@ class VideoSink:
         options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
         container = av.open(ffmpeg_path(self._path), "w", format=self._format, options=options)
         self._container = container
-        stream: Any = container.add_stream(self._codec, rate=self._fps, options=self._options)
-        stream.height, stream.width = picture.shape[:2]
-        stream.pix_fmt = self._pix_fmt
-        context = stream.codec_context
-        context.time_base = 1 / self._fps if time is None else TIME_BASE
-        context.colorspace, context.color_range = self._colour.matrix, self._colour.range
-        context.color_primaries, context.color_trc = self._colour.primaries, self._colour.transfer
-        if self._pixel_aspect != 1:
-            context.sample_aspect_ratio = self._pixel_aspect
-        self._stream = stream
+        self._stream = self._add_stream(container, picture, 1 / self._fps if time is None else self._base)
         self._origin = time if time is not None else Fraction(0)
         if self._sound_path is not None:
             origin = time if time is not None else first_time(self._sound_path) + (self._audio_start or 0)
             self._sound = Sound(self._sound_path, container, self._format, origin)
         return container
+
+    def _add_stream(self, container: OutputContainer, picture: np.ndarray, base: Fraction) -> Any:
+        stream: Any = container.add_stream(self._codec, rate=self._fps, options=self._options)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = self._pix_fmt
+        context = stream.codec_context
+        context.time_base = base
+        context.colorspace, context.color_range = self._colour.matrix, self._colour.range
+        context.color_primaries, context.color_trc = self._colour.primaries, self._colour.transfer
+        if self._pixel_aspect != 1:
+            context.sample_aspect_ratio = self._pixel_aspect
+        return stream
+
+    def _find_base(self) -> Fraction:
+        """The finest time base the encoder takes, tried on one picture; so what cannot work is known before any work.
+
+        Raises:
+            VideoError: it takes none, or the container does not take its stream.
+        """
+        picture = np.zeros((*TRIAL, 3), np.uint8)
+        for base in (*TIME_BASES, 1 / self._fps):
+            try:
+                with av.open(memory_io.BytesIO(), "w", format=self._format) as container:
+                    stream = self._add_stream(container, picture, base)
+                    frame = from_rgb(picture, self._pix_fmt, self._colour)
+                    frame.pts, frame.time_base = 0, base
+                    container.mux(stream.encode(frame))
+                    container.mux(stream.encode(None))
+                return base
+            except (av.error.FFmpegError, ValueError) as error:
+                reason = error
+        raise VideoError(
+            f"Expected an encoder that works, but {self._codec} in {self._pix_fmt} does not go into {self._format} "
+            f"files ({reason}). Choose another codec, or another ending for the file."
+        ) from reason
 
     def _even(self, picture: np.ndarray) -> np.ndarray:
         height, width = picture.shape[:2]
@@ -139,6 +173,13 @@ def _halvings(path: Path, codec: str, pix_fmt: str) -> tuple[int, int]:
         raise VideoError(f"{path}: {codec} takes no pixel format {pix_fmt}. Choose one of {', '.join(formats)}.")
     probe = 64
     return probe // layout.chroma_height(probe), probe // layout.chroma_width(probe)
+
+
+def _storable(colour: Colour, codec: str, pix_fmt: str) -> Colour:
+    """The colour as an encoder can store it."""
+    if av.VideoFormat(pix_fmt).is_rgb:
+        return replace(colour, matrix=RGB, full_range=True)
+    return UNTAGGED.get(codec, colour)
 
 
 def _options(codec: str, crf: int | None) -> dict[str, str]:

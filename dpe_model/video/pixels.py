@@ -62,6 +62,8 @@ class Colour:
 
 BT709 = Colour()
 """What is written where nothing else is asked for."""
+RGB = 0
+"""The matrix of pictures that are stored as red, green and blue: none."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,19 @@ def to_rgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
 
 def from_rgb(picture: np.ndarray, pix_fmt: str, colour: Colour = BT709) -> av.VideoFrame:
     """RGB uint8 [H, W, 3] as a frame in `pix_fmt`, converted with and tagged by the colour's matrix and range."""
-    matrix = _MATRIX_BY_TAG[colour.matrix]
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-        format=pix_fmt,
-        src_colorspace=_other(matrix),
-        dst_colorspace=matrix,
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=colour.range,
-        interpolation=SWS_BILINEAR | SWS_ACCURATE | SWS_FULL_CHROMA_IN,
-    )
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    if colour.matrix == RGB:
+        frame = frame.reformat(format=pix_fmt)
+    else:
+        matrix = _MATRIX_BY_TAG[colour.matrix]
+        frame = frame.reformat(
+            format=pix_fmt,
+            src_colorspace=_other(matrix),
+            dst_colorspace=matrix,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=colour.range,
+            interpolation=SWS_BILINEAR | SWS_ACCURATE | SWS_FULL_CHROMA_IN,
+        )
     frame.colorspace = colour.matrix
     frame.color_range = colour.range
     return frame

@@ -409,7 +409,7 @@ class _open_video:  # noqa: N801
 
 def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
     with _open_video(path) as (container, stream):
-        frames = stream.frames or None
+        frames = _told_frames(container, stream) or None
         fps = stream.average_rate or stream.guessed_rate or PICTURE_FPS
         duration = None
         if stream.duration is not None and stream.time_base is not None:
@@ -446,6 +446,11 @@ def _advanced(time: Fraction | None, last: Fraction | None, fps: Fraction) -> Fr
     return time if time is not None and time > last else last + 1 / fps
 
 
+def _told_frames(container: InputContainer, stream: VideoStream) -> int:
+    """How many frames the file says it has, 0 where it does not. AVI counts gaps in time as frames, too."""
+    return 0 if container.format.name == "avi" else stream.frames
+
+
 def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, None]:
     """Decoded frames in the order shown, what cannot be decoded skipped, with a warning when that was the case.
 
@@ -457,7 +462,7 @@ def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, N
     broken: av.error.FFmpegError | None = None
     with _open_video(path) as (container, stream):
         stream.thread_type = "NONE" if quick else "AUTO"
-        expected = stream.frames
+        expected = _told_frames(container, stream)
         demuxer = container.demux(stream)
         while broken is None:
             frames: list[av.VideoFrame] = []

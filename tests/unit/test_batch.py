@@ -92,6 +92,14 @@ def test_what_is_done_is_passed_over_until_something_changes(work, files, tmp_pa
     assert states(work(lines, "--mask", "crop")[1]) == ["done", "done"]
 
 
+def test_how_a_path_is_written_changes_nothing(work, files, tmp_path, monkeypatch):
+    assert work([{"source": "one.mp4"}])[0] == 0
+    monkeypatch.chdir(files)
+    words = arguments(Path(), Path("clips.jsonl"), os.path.relpath(tmp_path / "out"))
+    assert main([str(word) for word in words]) == 0
+    assert states(json.loads((tmp_path / "out/report.json").read_text())) == ["skipped"]
+
+
 def test_an_interrupted_clip_is_made_again(work, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -242,6 +242,11 @@ def test_convert_and_info(files, tmp_path, capsys):
     assert main(["convert", "--source", str(files / "dpe.pt"), "--output", str(tmp_path / "m.safetensors"),
                  "--average-with", str(tmp_path / "o.safetensors")]) == 0  # fmt: skip
     assert (tmp_path / "m.safetensors").exists()
+    before = (tmp_path / "m.safetensors").read_bytes()
+    for option in ("--source", "--average-with"):
+        words = ["convert", "--source", files / "dpe.pt", "--output", tmp_path / "m.safetensors"]
+        failed(capsys, main([str(w) for w in (*words, option, tmp_path / "m.safetensors")]), "m.safetensors", "replace")
+    assert (tmp_path / "m.safetensors").read_bytes() == before
 
 
 def failed(capsys, status, *words):
@@ -250,6 +255,14 @@ def failed(capsys, status, *words):
     assert len(lines) == 1
     for word in words:
         assert word in lines[0]
+
+
+def test_exhausted_memory_is_one_line_that_says_what_to_do(files, tmp_path, capsys, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("dpe_model.network.dpe.DPENetwork.encode", exhausted)
+    failed(capsys, drive(files, tmp_path / "o.mp4", "--driving", files / "long.mp4"), "out of memory", "--device cpu")
 
 
 def test_errors_are_one_line_that_names_the_file(files, tmp_path, capsys):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -204,7 +208,39 @@ def test_tf32_stays_off_until_the_last_who_needs_that_is_done():
             switch.allow_tf32 = value
 
 
-@pytest.mark.parametrize(("name", "words"), [("gpu", "expected auto, cpu"), ("cuda:9", "finds 0 GPUs"), ("", "'")])
+FLOAT32_STATE = """
+import torch
+
+def state():
+    backends, found = torch.backends, []
+    for read in (lambda: backends.cudnn.conv.fp32_precision, lambda: backends.cuda.matmul.fp32_precision,
+                 lambda: backends.fp32_precision, torch.get_float32_matmul_precision):
+        try:
+            found.append(read())
+        except RuntimeError:  # the older interface after the newer one was used
+            found.append("?")
+    return found
+"""
+
+
+@pytest.mark.parametrize(
+    "asked", ["torch.backends.fp32_precision = 'tf32'", "torch.set_float32_matmul_precision('medium')"]
+)
+def test_tf32_that_was_asked_for_in_other_ways_is_off_inside_and_back_afterwards(asked):
+    """In a process of its own: the settings are the whole process's, and the two interfaces do not mix."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this PyTorch has one interface only")
+    lines = [FLOAT32_STATE, asked, "from dpe_model.devices import exact_float32", "before = state()",
+             "with exact_float32(torch.device('cuda')):", "    inside = state()[:2]",
+             "assert before[:2] == ['tf32', 'tf32'], before", "assert 'tf32' not in inside, inside",
+             "assert state() == before, (before, state())"]  # fmt: skip
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("gpu", "expected auto, cpu"), ("cuda:9", "finds 0 GPUs"), ("", "'"), ("xpu", "has none here"), ("meta", "none")],
+)
 def test_a_device_that_is_not_there(monkeypatch, name, words):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DPEError, match=words):

@@ -383,3 +383,22 @@ def test_damaged_exif_data_does_not_spoil_a_picture(tmp_path: Path) -> None:
     Image.fromarray(corner_frames(1)[0].numpy()).save(tmp_path / "a.png", exif=b"Exif\0\0garbage, no TIFF at all")
     assert torch.equal(read_frames(tmp_path / "a.png"), corner_frames(1))
     assert probe(tmp_path / "a.png").width == 64
+
+
+def test_an_avi_with_gaps_in_time_is_not_called_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its header counts the gaps as frames."""
+    path = tmp_path / "gaps.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+        for i in (0, 1, 2, 6, 7):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 8
+    source = open_frames(path)
+    assert len(source) == len(torch.cat(list(source.chunks(4)))) == 5
+    assert source.frame_times() == [Fraction(i, 25) for i in (0, 1, 2, 6, 7)]
+    assert "damaged" not in caplog.text

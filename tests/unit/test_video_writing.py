@@ -381,6 +381,37 @@ def test_a_pixel_format_that_the_encoder_does_not_take(tmp_path: Path) -> None:
         FrameWriter(tmp_path / "out.mp4", 25, pix_fmt="rgb24")
 
 
+def test_an_encoder_that_does_not_go_into_the_file_is_known_at_once(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"libx264 in yuv420p does not go into webm files"):
+        FrameWriter(tmp_path / "out.webm", 25, codec="libx264")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "pix_fmt", "off"),
+    [
+        ("mp4", "libx264rgb", "rgb24", 0.01), ("mov", "png", "rgb24", 0.01), ("mkv", "ffv1", "bgr0", 0.01),
+        ("webm", "libvpx", "yuv420p", 1.5), ("mkv", "mjpeg", "yuvj420p", 2.0), ("mp4", "mpeg4", "yuv420p", 1.5),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("given", [False, True])
+def test_other_encoders_keep_the_colours(
+    tmp_path: Path, ending: str, codec: str, pix_fmt: str, off: float, given: bool
+) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    across, down = torch.meshgrid(torch.linspace(0, 240, 64), torch.linspace(0, 240, 96), indexing="ij")
+    frames = torch.stack((across, down, torch.full_like(down, 120.0)), -1).round().to(torch.uint8).expand(3, -1, -1, -1)
+    path = tmp_path / f"out.{ending}"
+    crf = None if codec in ("png", "ffv1", "mjpeg", "mpeg4") else 0 if codec == "libx264rgb" else 4
+    times = "given" if given else "constant"
+    with FrameWriter(path, 25, codec=codec, pix_fmt=pix_fmt, crf=crf, timestamps=times) as writer:
+        writer.write(frames, [Fraction(i, 25) for i in range(3)] if given else None)
+    found = read_frames(path)
+    assert len(found) == 3
+    assert (found.float() - frames.float()).abs().mean() < off
+
+
 def broadcast(path: Path, layout: str, start: int) -> bytes:
     """A second of MPEG transport stream, `start` seconds into a broadcast."""
     with av.open(str(path), "w") as container:
