@@ -3,6 +3,10 @@
 Pictures are made of fetched features alone, so where the source has nothing to fetch, as inside a mouth that opens, the
 mask is all there is to paint with. In networks that `growth.py` starts, a closed mask leaves grey, as no features mean
 the middle of the range of colours. Black is what a mouth wants.
+
+Measured on the bundled model (820 and 220 steps of its expression branch, 96 tuples unseen): what the source hides came out
+0.55 dB nearer the truth, what it shows 0.4 dB farther, whole pictures alike; mouths are dark inside, with soft edges. That
+is not what is bundled.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from .growth import PAIR_CHANNELS, all_colours
 
 DARK = -0.9
 """Colour of a hole, in -1..1."""
-MOST_OPEN = 3.0
-"""Logit of the masks' biases, summed over the levels, at most: 95 % of a feature comes from the source."""
+MOST_OPEN = 5.0
+"""Logit of the masks' biases, summed over the levels, at most: 99 % of a feature comes from the source. With 3 (95 %)
+what is seen in the source came out 1 dB worse, since masks that are not quite open tint."""
 SMALLEST_HOLE = 0.003
 """Mean gain of a picture that counts at least in `closing_loss`: what is all but right is left alone."""
 
