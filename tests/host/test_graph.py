@@ -84,7 +84,17 @@ def test_running_again_is_free(comfy: ComfyServer, graph: Prompt):
 
 def test_an_interrupt_is_obeyed_at_once(comfy: ComfyServer, graph: Prompt):
     prompt = graph | {"edit": graph["edit"] | {"inputs": graph["edit"]["inputs"] | {"expression_strength": 1.37}}}
-    prompt |= {f"{side} few": _length(graph[f"{side} few"], 200) for side in ("source", "driver")}
+    sides = "source", "driver"
+    prompt |= {f"{side} few": _length(graph[f"{side} few"], 200) for side in sides}
+    # Loaded beforehand, however long that takes: what the interruption meets is then the pack's work.
+    loaded = {name: prompt[name] for side in sides for name in (f"{side} video", f"{side} parts", f"{side} few")}
+    for side in sides:
+        loaded[f"{side} one"] = _length(graph[f"{side} few"], 1)
+        loaded[f"{side} one"]["inputs"]["image"] = [f"{side} few", 0]
+        loaded[f"{side} shown"] = graph["original"] | {
+            "inputs": {"images": [f"{side} one", 0], "filename_prefix": "one"}
+        }
+    comfy.queue(loaded)
     job = comfy.submit(prompt)
     timer = threading.Timer(4.0, comfy.interrupt)
     timer.start()
