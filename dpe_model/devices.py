@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -56,6 +57,16 @@ def chosen_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device fails in its own way
         raise DPEError(f"device: {name} was asked for, but PyTorch has none here. Choose another, or auto.") from error
     return device
+
+
+@functools.cache
+def emulates_bfloat16(kind: str) -> bool:
+    """Whether a type of device (`cpu`, `cuda`, ...) has no bfloat16 in hardware here: far slower then than float32."""
+    if kind != "cpu":
+        return False
+    # Nothing promises this question, so nothing depends on the answer but speed.
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is None or not supported()
 
 
 def picture_bytes(config: NetworkConfig, dtype: torch.dtype) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, Role
 from .deferred import DeferredMotion
-from .devices import Download, available_bytes, best_chunk, exact_float32, is_out_of_memory
+from .devices import Download, available_bytes, best_chunk, emulates_bfloat16, exact_float32, is_out_of_memory
 from .errors import DPEError, FrameError, MotionError
 from .frames import check_frames, check_square, from_network, to_network
 from .latent import Latent
@@ -45,6 +45,8 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
     """
     if precision not in PRECISIONS:
         raise DPEError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    if precision == "bf16" and emulates_bfloat16(torch.device(device).type):
+        logger.warning("bf16: this processor emulates it, many times slower than fp32. Choose fp32 or auto.")
     if precision != "auto":
         return _DTYPES[precision]
     if torch.device(device).type == "cuda":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from ..devices import emulates_bfloat16
 from .config import Optimiser
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -45,7 +45,7 @@ def orthogonalised(update: Tensor) -> Tensor:
 
     In bfloat16, which is exact enough, or in float32 where bfloat16 would be emulated.
     """
-    x = update.to(_product_dtype(update.device.type))
+    x = update.to(torch.float32 if emulates_bfloat16(update.device.type) else torch.bfloat16)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -54,14 +54,6 @@ def orthogonalised(update: Tensor) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
-
-
-@functools.cache
-def _product_dtype(device: str) -> torch.dtype:
-    """bfloat16 where it is multiplied in hardware, else float32: a processor without it takes ten times as long."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None) if device == "cpu" else None
-    emulated = device == "cpu" and (supported is None or not supported())
-    return torch.float32 if emulated else torch.bfloat16
 
 
 class Muon(Optimizer):

@@ -302,3 +302,13 @@ def test_precision_by_device():
     assert resolve_precision("bf16", "cpu") == torch.bfloat16
     with pytest.raises(DPEError, match="fp64"):
         resolve_precision("fp64", "cpu")
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_emulated_bf16_is_used_but_said(monkeypatch, caplog, emulated):
+    monkeypatch.setattr("dpe_model.engine.emulates_bfloat16", lambda kind: emulated)
+    assert resolve_precision("bf16", "cpu") == torch.bfloat16
+    assert ("emulates" in caplog.text) == emulated
+    caplog.clear()
+    assert resolve_precision("fp32", "cpu") == torch.float32
+    assert not caplog.text

@@ -26,7 +26,7 @@ CONFIG = NetworkConfig(16, 24, 12, {4: 8, 8: 8, 16: 8})
 @pytest.mark.parametrize("emulated", [False, True])
 def test_orthogonalised_updates_have_singular_values_about_one(monkeypatch, emulated):
     dtype = torch.float32 if emulated else torch.bfloat16
-    monkeypatch.setattr(optimisers, "_product_dtype", lambda device: dtype)
+    monkeypatch.setattr(optimisers, "emulates_bfloat16", lambda kind: emulated)
     assert orthogonalised(torch.randn(12, 12)).dtype == dtype
     for shape in ((12, 40), (40, 12)):
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)).float())
