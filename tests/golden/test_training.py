@@ -128,11 +128,14 @@ def gradient_norm(network, name):
 
 def test_gradient_norms(step, golden):
     """With drawn weights these depend on the order of float32 sums: the published implementation itself, run again
-    on another machine, lands up to 0.6 % from the stored values, and in float64 up to 1 %."""
+    on another machine, lands up to 0.6 % from the stored values, and in float64 up to 1 %. On a processor with AVX2
+    alone this code lands from -1.9 to +2.6 %, as oneDNN is on or off and the threads are one or two. What has to agree
+    does in float64, below."""
+    rounding = 1e-2 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 4e-2
     names = [k.removeprefix("gradnorm/") for k in golden if k.startswith("gradnorm/")]
     assert len(names) == 7
     for name in names:
-        assert gradient_norm(step[0], name) == pytest.approx(float(golden[f"gradnorm/{name}"]), rel=1e-2), name
+        assert gradient_norm(step[0], name) == pytest.approx(float(golden[f"gradnorm/{name}"]), rel=rounding), name
 
 
 def test_gradient_norms_in_double_precision(golden, discriminator, perceptual, monkeypatch):
