@@ -165,11 +165,9 @@ class _TF32:
                 try:
                     before = setting.read()
                     setting.write(setting.exact)
-                except (
-                    RuntimeError,
-                    AttributeError,
-                ) as error:  # the two interfaces do not mix; older versions have one
-                    logger.debug("TF32 is not to be had out of the way like this (%s).", error)
+                # The two interfaces do not mix, and older versions have one.
+                except (RuntimeError, AttributeError) as error:
+                    logger.debug("One way to switch TF32 off is not open (%s).", error)
                     continue
                 yield setting, before
                 if getattr(told, "fp32_precision", "none") != "tf32":

@@ -19,7 +19,7 @@ from ..dpe_model.portrait import (
     People,
     Track,
     TrackBuilder,
-    check_choice,
+    check_selection,
     crop_frames,
     draw_overlay,
     frame_portraits,
@@ -210,7 +210,7 @@ class CropPortrait(io.ComfyNode):
     ) -> io.NodeOutput:
         """Detect, follow one person, lay out the crops, cut them."""
         frames = check_frames(image, "image")
-        check_choice(person, len(frames), (position_x, position_y), mask)
+        check_selection(person, len(frames), (position_x, position_y), mask)
         proportion = None if match is None else measure_proportion(match, _detector(detector))
         if boxes is None:
             finder = _detector(detector)

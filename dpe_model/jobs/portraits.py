@@ -21,7 +21,7 @@ from ..portrait import (
     People,
     Track,
     TrackBuilder,
-    check_choice,
+    check_selection,
     crop_frames,
     draw_overlay,
     frame_portraits,
@@ -165,7 +165,7 @@ def frame_person(
         proportion = clip_proportion(match, detector, reporter)
     builder = TrackBuilder(detector)
     total = len(source) if stop is None else min(stop, len(source))
-    check_choice(options.person, total, options.position, mask)
+    check_selection(options.person, total, options.position, mask)
     with reporter.stage(f"find the {name}'s face", total) as count:
         for frames in source.chunks(DETECT_CHUNK, stop=stop):
             builder.add(frames)

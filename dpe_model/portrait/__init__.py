@@ -1,7 +1,7 @@
 """From full frames to portraits and back: detect, track, crop, mask, paste."""
 
 from .boxes import BoxedFaces, read_boxes
-from .choose import check_choice
+from .choose import check_selection
 from .crop import Crop, crop_frames, frame_portraits
 from .detect import DETECTORS, load_detector
 from .face import DetectorError, Face, FaceDetector
@@ -25,7 +25,7 @@ __all__ = [
     "Sightings",
     "Track",
     "TrackBuilder",
-    "check_choice",
+    "check_selection",
     "crop_frames",
     "draw_overlay",
     "face_mask",

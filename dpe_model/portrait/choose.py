@@ -29,7 +29,7 @@ def choose(
     mask: Tensor | None = None,
 ) -> int:
     """The number of one of the people, who come largest first and have one entry a frame; see `track_faces`."""
-    check_choice(select, len(people[0]), position, mask)
+    check_selection(select, len(people[0]), position, mask)
     if select == "index":
         if not 0 <= index < len(people):
             raise NoFaceError(
@@ -48,7 +48,7 @@ def choose(
     return 0
 
 
-def check_choice(select: str, frames: int, position: tuple[float, float], mask: Tensor | None) -> None:
+def check_selection(select: str, frames: int, position: tuple[float, float], mask: Tensor | None) -> None:
     """Refuse what cannot choose among anybody, before a clip of so many frames is looked through.
 
     Raises:
