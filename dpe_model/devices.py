@@ -27,6 +27,8 @@ SHARE = 0.7
 WARPED_ON_CPU = ("mps",)
 """Types of devices on which PyTorch does not sample bicubically nor continue a picture's border, nor, in some versions,
 resize without aliasing or to any size. What the networks themselves need they have."""
+TOO_LITTLE = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+"""What errors say where memory is exhausted: CUDA and MPS, the CPU on Linux, on Windows, cuBLAS and cuDNN."""
 MAPS = 12
 """Working memory of a picture in flight, in maps of the highest resolution."""
 
@@ -99,8 +101,7 @@ def best_chunk(config: NetworkConfig, dtype: torch.dtype, device: torch.device, 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device's memory is exhausted. Only CUDA's has a type of its own."""
-    text = str(error)
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(text in str(error) for text in TOO_LITTLE)
 
 
 class _Setting:
