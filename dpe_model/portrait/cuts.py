@@ -15,7 +15,9 @@ FINE = 8
 """Samples a copy's pixel is the mean of, along each axis."""
 LEAST = 0.055
 """Least mean difference (0..1) of two copies that may be a cut. Between neighbouring frames of one shot it is under
-0.02 but for the fastest pans."""
+0.02 but for the fastest pans. Of pictures darker than `BRIGHT` in proportion less."""
+BRIGHT, DARK = 0.4, 0.05
+"""Mean level (0..1) from which on `LEAST` holds, and the one under which it falls no more, where noise would count."""
 PEAK = 2.5
 """A cut differs this many times as much as the steps near it, but for one, which may be a cut too; in a pan or a fast
 movement the steps are alike, even where every second frame is a repeated one."""
@@ -47,7 +49,7 @@ def find_cuts(thumbs: np.ndarray) -> np.ndarray:
     small = thumbs.astype(np.float32) / 255.0
     steps = [_unlike(small[n - 1], small[n]) for n in range(1, len(small))]
     for n in range(1, len(small)):
-        if steps[n - 1] <= LEAST:
+        if steps[n - 1] <= _least(small[n - 1], small[n]):
             continue
         around = [steps[k - 1] for k in range(n - NEAR, n + NEAR + 1) if k != n and 0 < k < len(small)]
         # In a flash, what comes after is what was before.
@@ -56,6 +58,12 @@ def find_cuts(thumbs: np.ndarray) -> np.ndarray:
         ) or any(_unlike(small[n], small[k]) < 0.5 * steps[n - 1] for k in range(max(n - NEAR, 0), n - 1))
         cuts[n] = not flash and steps[n - 1] > PEAK * (sorted(around)[-2] if len(around) > 1 else 0.0)
     return cuts
+
+
+def _least(a: np.ndarray, b: np.ndarray) -> float:
+    """Least difference of two copies that may be a cut: as dark as they are, all that differs in them is dark too."""
+    level = (float(a.mean()) + float(b.mean())) / 2
+    return LEAST * min(max(level, DARK), BRIGHT) / BRIGHT
 
 
 def _unlike(a: np.ndarray, b: np.ndarray) -> float:

@@ -23,6 +23,17 @@ def test_cuts_are_found_at_the_first_frame_of_the_new_shot() -> None:
     assert cuts(frames.float() / 255.0) == [12, 24]
 
 
+def test_cuts_of_dark_footage_are_found_and_its_movement_is_none() -> None:
+    frames = torch.cat([shot(1), shot(2), shot(3)]).float()
+    moving = scene(20, [Actor("man", lambda n: (160 + 60 * np.sin(n / 3), 120, 160))]).float()
+    noise = 4.0 * torch.randn(36, 240, 320, 3, generator=torch.Generator().manual_seed(0))
+    for gain in (0.5, 0.25, 0.12):
+        dark, still = (frames * gain).to(torch.uint8), (moving * gain).to(torch.uint8)
+        assert cuts(dark) == [12, 24], gain
+        assert cuts(still) == [], gain
+        assert cuts((frames * gain + noise).clamp(0, 255).to(torch.uint8)) == [12, 24], gain
+
+
 def test_shots_of_a_few_frames_count() -> None:
     assert cuts(torch.cat([shot(1), shot(2, 2), shot(3)])) == [12, 14]
 
