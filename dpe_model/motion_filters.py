@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,10 @@ GAUSSIAN_CUTOFF = 0.1325
 SPEED_COEFFICIENT = 0.5
 """beta of the One Euro filter, in cycles a standard deviation of the component: a swing of that size within a frame is
 let through whole."""
+SMALLEST_PARABOLA = 35.0 / 17.0 / (2.0 * np.pi**0.5)
+"""Standard deviation, frames, of the Gaussian that leaves as much of white noise as a parabola over five frames does."""
+SMALLEST_MEDIAN = 1.0 / 3.0**0.5
+"""The same for the median of three, by the variance of its window."""
 SPEED_CUTOFF = 0.15
 """Cut-off, in cycles a frame, of the One Euro filter's own low-pass over the speed."""
 
@@ -69,6 +73,43 @@ def smooth_motion(
     return Motion(torch.from_numpy(values.astype(np.float32)), motion.checkpoint, motion.fps, motion.times)
 
 
+def bridge(motion: Motion, known: np.ndarray, parts: Iterable[slice]) -> Motion:
+    """A motion whose frames without a face lie on the straight line between those around them.
+
+    What was measured on a picture without a face says nothing of anybody's, and would be seen as a start.
+
+    Args:
+        motion: N frames.
+        known: [N] bool, the frames that show the face.
+        parts: the runs of frames between which nothing is mixed. In one that never shows the face, and before the first
+            and after the last frame that does, the nearest such frame's numbers stand.
+
+    Returns:
+        The motion itself where all frames or none are known.
+    """
+    at = np.flatnonzero(known)
+    if len(known) != len(motion):
+        raise MotionError(f"known: expected one for each of {len(motion)} frames, got {len(known)}.")
+    if not len(at) or len(at) == len(known):
+        return motion
+    every = np.arange(len(known))
+    values = motion.alpha.numpy().astype(np.float64)
+    out = values[_nearest(every, at)]
+    for part in parts:
+        here = at[(at >= part.start) & (at < part.stop)]
+        for column in range(values.shape[1] if len(here) else 0):
+            out[part, column] = np.interp(every[part], here, values[here, column])
+    out[known] = values[known]
+    return Motion(torch.from_numpy(out.astype(np.float32)), motion.checkpoint, motion.fps, motion.times)
+
+
+def _nearest(every: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """For each of `every` the nearest of the sorted numbers `at`, the earlier of two."""
+    after = np.clip(np.searchsorted(at, every), 0, len(at) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(np.abs(every - at[before]) <= np.abs(at[after] - every), at[before], at[after])
+
+
 def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     reach = min(int(np.ceil(4 * sigma)), len(values) - 1)
     padded = np.pad(values, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
@@ -77,17 +118,24 @@ def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
 
 def _savgol(values: np.ndarray, sigma: float) -> np.ndarray:
     # Schafer: cut-off in half the sampling rate = (order + 1) / (3.2 half - 4.6), here with order 2.
-    half = max(2, round((3.0 / (2.0 * GAUSSIAN_CUTOFF / sigma) + 4.6) / 3.2))
-    half = min(half, (len(values) - 1) // 2)
+    wanted = round((3.0 / (2.0 * GAUSSIAN_CUTOFF / sigma) + 4.6) / 3.2)
+    half = min(max(2, wanted), (len(values) - 1) // 2)
     if half < 1:
         return values
-    return savgol_filter(values, 2 * half + 1, min(2, 2 * half), axis=0, mode="interp")
+    filtered = savgol_filter(values, 2 * half + 1, min(2, 2 * half), axis=0, mode="interp")
+    return _partly(values, filtered, sigma, SMALLEST_PARABOLA)
 
 
 def _median(values: np.ndarray, sigma: float) -> np.ndarray:
     # A box of this half-width has the Gaussian's variance.
     half = max(1, round(np.sqrt(3.0) * sigma))
-    return median_filter(values, (2 * half + 1, 1), mode="nearest")
+    return _partly(values, median_filter(values, (2 * half + 1, 1), mode="nearest"), sigma, SMALLEST_MEDIAN)
+
+
+def _partly(values: np.ndarray, filtered: np.ndarray, sigma: float, smallest: float) -> np.ndarray:
+    """Under the strength of the smallest window only part of what that takes out, so that 0 is nothing."""
+    share = min(sigma / smallest, 1.0) ** 2
+    return values + share * (filtered - values)
 
 
 def _one_euro(values: np.ndarray, sigma: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from ..devices import chosen_device
 from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_precision
 from ..errors import MotionError
 from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, check_strength, output_length, reached
+from ..motion_filters import bridge
+from ..portrait import Crop
+from ..portrait.crop import ranges
 from ..video import FrameSource, open_frames
 from .portraits import CropOptions, CropWhen, naming_clip, open_portraits
 from .report import Reporter
@@ -222,12 +226,24 @@ def measure_clip(
         chunks = clip.chunks(chunk_size(READ_CHUNK, source.info))
         with naming_clip(source):
             motion = engine.measure(_counted(chunks, count), None)
+    motion = _of_the_face(motion, clip.crop, source)
     if source.info.kind != "video":
         return motion
     seconds, fps = source_clock(source)[: len(motion)], float(source.info.fps)
     even = torch.arange(len(seconds), dtype=torch.float64) / fps
     constant = len(seconds) < len(motion) or bool(((seconds - even).abs() < EVEN).all())
     return replace(motion, fps=fps, times=None if constant else seconds)
+
+
+def _of_the_face(motion: Motion, crop: Crop | None, source: FrameSource) -> Motion:
+    """The motion, bridged where the driver's face was not found."""
+    if crop is None or crop.held is None or not crop.held[: len(motion)].any():
+        return motion
+    crop = crop[: len(motion)]
+    assert crop.held is not None
+    frames = ranges(np.flatnonzero(crop.held))
+    logger.warning("%s: no face at frames %s: there the motion goes straight on.", source.info.path, frames)
+    return bridge(motion, ~crop.held, crop.parts())
 
 
 def _needed(source: FrameSource, clock: Tensor) -> int:

@@ -129,6 +129,29 @@ def test_a_driver_with_uneven_time_stamps_is_measured_with_them(engine, tmp_path
     assert len(measured(even, clock)) == 4
 
 
+def test_frames_of_a_driver_without_a_face_drive_nobody(engine, tmp_path, monkeypatch, caplog):
+    """Between the last frame with a face and the next its motion goes straight."""
+    path, missing = encode(tmp_path / "in.mp4", noise(9), 25), {3, 4}
+
+    class Blinking(Faces):
+        def __init__(self):
+            super().__init__()
+            self.seen = 0
+
+        def detect(self, frames):
+            self.seen += len(frames)
+            first = self.seen - len(frames)
+            return [[] if first + n in missing else faces for n, faces in enumerate(super().detect(frames))]
+
+    whole = measure_clip(engine, open_frames(path), "face", EditOptions().crop, _Silent()).alpha
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Blinking())
+    bridged = measure_clip(engine, open_frames(path), "face", EditOptions().crop, _Silent()).alpha
+    assert "no face at frames 3-4" in caplog.text
+    assert torch.allclose(bridged[[0, 1, 2, 5, 6, 7, 8]], whole[[0, 1, 2, 5, 6, 7, 8]], atol=1e-5)
+    assert torch.allclose(bridged[3:5], torch.lerp(whole[2], whole[5], torch.tensor([[1 / 3], [2 / 3]])), atol=1e-5)
+    assert not torch.allclose(whole[3:5], bridged[3:5], atol=1e-2)
+
+
 class _Silent:
     def stage(self, name, total):
         from contextlib import nullcontext

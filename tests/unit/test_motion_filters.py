@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from dpe_model.errors import MotionError
 from dpe_model.motion import Motion
-from dpe_model.motion_filters import SMOOTH_METHODS, smooth_motion
+from dpe_model.motion_filters import SMOOTH_METHODS, bridge, smooth_motion
 
 SLOW = torch.sin(2 * math.pi * torch.arange(200) / 100)[:, None]
 
@@ -111,3 +112,29 @@ def test_bad_settings(arguments, message):
 def test_seconds_need_a_rate():
     with pytest.raises(MotionError, match="rate is unknown"):
         smooth_motion(Motion(torch.zeros(4, 2), "a"), unit="seconds")
+
+
+@pytest.mark.parametrize("method", SMOOTH_METHODS)
+def test_a_little_strength_smooths_a_little(method):
+    noise = Motion(torch.randn(300, 4, generator=torch.Generator().manual_seed(2)), "a")
+
+    def taken(strength):
+        return float((smooth_motion(noise, method, strength).alpha - noise.alpha).std())
+
+    shares = [taken(strength) for strength in (0.01, 0.05, 0.2, 0.5, 1.0, 3.0)]
+    assert shares[0] < 0.05
+    assert all(a <= b + 1e-6 for a, b in zip(shares, shares[1:], strict=False))
+
+
+def test_frames_without_a_face_are_bridged_within_their_shot():
+    alpha = torch.tensor([9.0, 1.0, 50.0, 50.0, 4.0, 50.0, 7.0, 50.0, 50.0, 50.0])[:, None].repeat(1, 2)
+    known = np.array([False, True, False, False, True, False, True, False, False, False])
+    motion = Motion(alpha, "a", 25.0, torch.arange(10, dtype=torch.float64) / 24)
+    bridged = bridge(motion, known, [slice(0, 6), slice(6, 8), slice(8, 10)])
+    assert bridged.alpha[:, 1].tolist() == [1.0, 1.0, 2.0, 3.0, 4.0, 4.0, 7.0, 7.0, 7.0, 7.0]
+    assert torch.equal(bridged.times, motion.times)
+    assert (bridged.fps, bridged.checkpoint) == (25.0, "a")
+    assert bridge(motion, np.ones(10, dtype=bool), [slice(0, 10)]) is motion
+    assert bridge(motion, np.zeros(10, dtype=bool), [slice(0, 10)]) is motion
+    with pytest.raises(MotionError, match="10 frames"):
+        bridge(motion, known[:5], [slice(0, 10)])
