@@ -139,7 +139,7 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--person-mask", type=Path, metavar="PICTURE", help="whose face lies under the white of a picture of the frame"
     )
-    group.add_argument("--no-face", choices=NO_FACE, default="hold", help="frames without a face (default: hold)")
+    group.add_argument("--no-face", choices=NO_FACE, default="auto", help="frames without a face (default: auto)")
     group.add_argument("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn, which is built in")
 
 

@@ -60,7 +60,7 @@ class CropOptions:
     scale: float = SCALE
     person: str = "largest"
     person_index: int = 0
-    no_face: str = "hold"
+    no_face: str = "auto"
     detector: str = "mtcnn"
     device: str | None = None
     position: tuple[float, float] = (0.5, 0.5)

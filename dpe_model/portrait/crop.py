@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -13,14 +14,14 @@ from torch import Tensor
 from ..errors import FrameError, NoFaceError
 from ..frames import MIN_SIDE, check_frames
 from .face import Face
-from .smooth import filled, follow, segments, smooth, without_outliers
+from .smooth import filled, follow, holding, segments, short_gaps, smooth, without_outliers
 from .track import Track
 from .warp import invert, warp
 
 logger = logging.getLogger(__name__)
 
 FRAMINGS = ("static", "follow")
-NO_FACE = ("hold", "pass", "stop")
+NO_FACE = ("auto", "hold", "pass", "stop")
 
 SCALE = 1.85
 """Side of the crop in sides of the face box. With it and `ANCHOR` the eyes lie as they do in the authors' 256 px
@@ -93,6 +94,47 @@ class Crop:
             part=taken(self.part),
         )
 
+    def repeated(self, count: int) -> Crop:
+        """The crop of one picture as that of a clip that shows nothing else, `count` frames long.
+
+        Raises:
+            ValueError: there is not exactly one crop, or a count below 1.
+        """
+        if len(self) != 1 or count < 1:
+            raise ValueError(f"repeated: expected one crop and a count of at least 1, got {len(self)} and {count}.")
+
+        def again(values: np.ndarray) -> np.ndarray:
+            return np.repeat(values, count, axis=0)
+
+        return replace(
+            self,
+            matrix=again(self.matrix),
+            found=again(self.found),
+            landmarks=None if self.landmarks is None else again(self.landmarks),
+            held=None if self.held is None else again(self.held),
+            part=None if self.part is None else again(self.part),
+        )
+
+    def resized(self, height: int, width: int) -> Crop:
+        """The same crops in full frames that were enlarged or shrunk as a whole to `width` x `height` px.
+
+        Raises:
+            FrameError: the frames' shape differs by more than rounding to whole pixels.
+        """
+        if (height, width) == tuple(self.frame_size):
+            return self
+        if not same_shape((height, width), self.frame_size):
+            raise FrameError(
+                f"frames: expected {self.frame_size[1]}x{self.frame_size[0]}, the size the crop was made for, or these "
+                f"frames enlarged or shrunk as a whole, got {width}x{height}. Do not cut, pad or stretch the full "
+                "frames between crop and paste."
+            )
+        scale = math.sqrt(height * width / (self.frame_size[0] * self.frame_size[1]))
+        matrix = self.matrix.copy()
+        # Both sizes count pixels from the same corner, with centres at +0.5: where that corner lies does not change.
+        matrix[:, :, :2] /= scale
+        return replace(self, matrix=matrix, frame_size=(height, width))
+
     def parts(self) -> Iterator[slice]:
         """The runs of frames between which nothing is mixed, in order; together all frames."""
         edges = [0] if len(self) else []
@@ -135,7 +177,7 @@ def frame_portraits(
     scale: float = SCALE,
     framing: str = "static",
     size: int = 256,
-    no_face: str = "hold",
+    no_face: str = "auto",
     smoothing: float = 6.0,
     anchor: tuple[float, float] = ANCHOR,
 ) -> Crop:
@@ -148,8 +190,9 @@ def frame_portraits(
             side follow the face, smoothed over the whole shot without lag.
         size: side of the crops, px.
         no_face: what to do with frames without a face. "hold": frame them as the frames around them in their shot;
-            "pass": the same, flagged so that `paste_back` leaves them untouched; "stop": raise. Shots that never show
-            the person have no framing to hold: there "hold" is "pass".
+            "pass": the same, flagged so that `paste_back` leaves them untouched; "auto": up to 25 in a row, which a
+            detector may have missed, are held, longer absences passed; "stop": raise. Shots that never show the person
+            have no framing to hold: there "hold" is "pass".
         smoothing: standard deviation of the smoothing under "follow", frames; the side is smoothed twice as much.
         anchor: where the centre of the face box lies in the crop, (x, y) in its side.
 
@@ -172,8 +215,9 @@ def frame_portraits(
         seen[part] = True
         side[part], corner[part] = _framed(faces, here, scale, framing, smoothing, anchor)
         points = filled(np.array([face.landmarks for face in faces]).reshape(len(faces), 10), here)
-        marks[part] = smooth(points, LANDMARK_SIGMA, here).reshape(-1, 5, 2)
-    _check_found(found, seen, no_face)
+        marks[part] = holding(smooth(points, LANDMARK_SIGMA, here), here).reshape(-1, 5, 2)
+    edited = _edited(found, seen, track.shots, no_face)
+    _check_found(found, edited, no_face)
     nearest = _nearest(seen)
     corner, side, marks = corner[nearest], side[nearest], marks[nearest]
     return Crop(
@@ -181,7 +225,7 @@ def frame_portraits(
         frame_size=track.frame_size,
         size=size,
         landmarks=(marks - corner[:, None]) / side[:, None, None],
-        found=found if no_face == "pass" else seen,
+        found=edited,
         held=~found,
         part=number,
     )
@@ -202,8 +246,10 @@ def _framed(
         side = np.full_like(side, max(1.0, np.round(np.median(side[found]))))
         corner = np.round(np.median(centre[found], axis=0) - np.array(anchor) * side[0])
         return side, np.broadcast_to(corner, centre.shape)
-    side = np.exp(smooth(without_outliers(np.log(np.maximum(side, 1.0))), 2 * smoothing, found))
-    return side, follow(without_outliers(centre), smoothing, found) - np.array(anchor) * side[:, None]
+    logs = smooth(without_outliers(np.log(np.maximum(side, 1.0))), 2 * smoothing, found)
+    side = np.exp(holding(logs, found))
+    centre = holding(follow(without_outliers(centre), smoothing, found), found)
+    return side, centre - np.array(anchor) * side[:, None]
 
 
 def _nearest(seen: np.ndarray) -> np.ndarray:
@@ -257,6 +303,14 @@ def check_fit(frames: Tensor, crop: Crop) -> None:
         )
 
 
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (height, width), px, are of one shape, but for rounding to whole pixels.
+
+    Where the longer sides are brought to one length, the shorter ones differ by less than a pixel of `one`.
+    """
+    return abs(one[0] * other[1] - one[1] * other[0]) < max(other)
+
+
 def as_array(picture: Tensor) -> np.ndarray:
     """A picture as OpenCV takes it: uint8 or float32, on the CPU."""
     return np.ascontiguousarray((picture if picture.dtype == torch.uint8 else picture.float()).cpu().numpy())
@@ -284,23 +338,29 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
 
 
-def _check_found(found: np.ndarray, seen: np.ndarray, no_face: str) -> None:
-    missing = np.flatnonzero(~found)
+def _edited(found: np.ndarray, seen: np.ndarray, shots: np.ndarray, no_face: str) -> np.ndarray:
+    """[N] bool: the frames to be edited; `seen` are those of shots in which the person is found at all."""
+    if no_face == "pass":
+        return found
+    return found | (seen & short_gaps(found, shots)) if no_face == "auto" else seen
+
+
+def _check_found(found: np.ndarray, edited: np.ndarray, no_face: str) -> None:
     if not found.any():
         raise NoFaceError(
             f"No face was found in any of the {len(found)} frames. Choose frames that show the face, or give already "
             "cropped portraits."
         )
-    if not len(missing):
+    if found.all():
         return
-    where = f"{len(missing)} of {len(found)} frames ({ranges(missing)})"
     if no_face == "stop":
+        missing = np.flatnonzero(~found)
         raise NoFaceError(
-            f"No face was found in {where}. Cut these frames out, or choose what to do with them: 'hold' frames them "
-            "as the frames around them, 'pass' leaves them untouched."
+            f"No face was found in {len(missing)} of {len(found)} frames ({ranges(missing)}). Cut these frames out, or "
+            "choose what to do with them: 'auto' and 'hold' frame them as the frames around them, 'pass' leaves them "
+            "untouched."
         )
-    logger.warning("No face in %s: %s.", where, "held" if no_face == "hold" else "passed through untouched")
-    if no_face == "hold" and not seen.all():
-        logger.warning(
-            "The shots of frames %s never show the person: passed through untouched.", ranges(np.flatnonzero(~seen))
-        )
+    for fate, which in (("held", ~found & edited), ("passed through untouched", ~found & ~edited)):
+        if which.any():
+            where = f"{int(which.sum())} of {len(found)} frames ({ranges(np.flatnonzero(which))})"
+            logger.warning("No face in %s: %s.", where, fate)

@@ -15,7 +15,7 @@ from ..devices import warping_device
 from ..errors import FrameError
 from ..frames import check_frames, to_unit
 from .colour import colour_statistics, matched
-from .crop import Crop, check_fit, smooth
+from .crop import Crop, check_fit, same_shape, smooth
 from .detail import FINE, LOW_SIZE, change_map, moved_map, with_detail
 from .mask import SHAPE_SIZE, face_mask, feather_mask, jaw_drop, parsed_mask
 from .parsing import FaceParser
@@ -127,8 +127,8 @@ class Paster:
             frames: [n, H, W, 3] uint8 or floating point.
             edited: [n, S, S, 3] the edited crops; any square size and either kind of values.
             start: the first frame's place in the clip.
-            own_mask: a mask instead of the automatic one, [n, h, w], [1, h, w] or [h, w] in 0..1: of the full frames'
-                size, or square, in the crop. It is faded out at the crop's border.
+            own_mask: a mask instead of the automatic one, [n, h, w], [1, h, w], [h, w] or [n, 1, h, w] in 0..1: of the
+                full frames' shape, or square, in the crop. It is faded out at the crop's border.
             portraits: [n, s, s, 3] the crops before the edit, if at hand (they are cut again otherwise).
 
         Returns:
@@ -172,37 +172,44 @@ class Paster:
             portrait = canvas.cut(n, matrix, edited.shape[0] if self._parser else LOW_SIZE, self.device)
         source_low, edited_low = small(portrait), small(edited)
         part = None if crop.part is None else int(crop.part[0])
-        if self._scenes.is_cut(source_low) or part != self._part:
+        held = crop.held is not None and bool(crop.held[0])  # without the face: it says nothing of the face's colours
+        if (self._scenes.is_cut(source_low) and not held) or part != self._part:
             for state in (self._jaw, self._face, self._moved, self._colours):
                 state.reset()
         self._part = part
         change = change_map(source_low, edited_low)
-        mask = self._mask(crop, change, portrait, edited) if own is None else own
+        mask = self._mask(crop, change, portrait, edited, held) if own is None else own
         counts = halved(mask.small(matrix, self.device))
         if not bool(counts.any()):  # nothing of this frame is pasted, nor does it say anything of its colours
             return
-        self._seams.append(_along_edge(change, counts))
+        if not held:
+            self._seams.append(_along_edge(change, counts))
         still = None
         if options.detail > 0.0 or options.colour_match != "none":
             still = 1.0 - self._moved.update(moved_map(source_low, edited_low, change))
         if still is not None and options.colour_match != "none":
             counts = counts * (MOVED_WEIGHT + (1.0 - MOVED_WEIGHT) * still)
-            statistics = colour_statistics(halved(edited_low), halved(source_low), counts, options.colour_match)
-            edited = matched(edited, self._colours.update(statistics), options.colour_match)
+
+            def statistics() -> Tensor:
+                return colour_statistics(halved(edited_low), halved(source_low), counts, options.colour_match)
+
+            edited = matched(edited, self._colours.at(statistics, held), options.colour_match)
         canvas.blend(n, edited, matrix, mask, None if still is None or not options.detail else options.detail * still)
 
-    def _mask(self, crop: Crop, change: Tensor, portrait: Tensor, edited: Tensor) -> _Mask:
+    def _mask(self, crop: Crop, change: Tensor, portrait: Tensor, edited: Tensor, held: bool) -> _Mask:
         """The automatic mask of one frame, in the crop's square."""
         options = self.options
         marks = None if crop.landmarks is None else crop.landmarks[0]
         if self._parser is not None:
-            either = torch.maximum(self._parser.face(portrait[None])[0], self._parser.face(edited[None])[0])
-            face = self._face.follow(either.to(self.device), marks)
+            face = self._face.value
+            if face is None or not held:
+                either = torch.maximum(self._parser.face(portrait[None])[0], self._parser.face(edited[None])[0])
+                face = self._face.follow(either.to(self.device), marks)
             return _Mask(parsed_mask(face, options.feather, options.grow))
         size = SHAPE_SIZE if options.feather > 0.05 else max(SHAPE_SIZE, crop.size)
         if options.mask == "crop" or marks is None:
             return _Mask(feather_mask(size, options.feather)[0].to(self.device))
-        jaw = self._jaw.update(torch.tensor(jaw_drop(change, marks)))
+        jaw = self._jaw.at(lambda: torch.tensor(jaw_drop(change, marks)), held)
         return _Mask(face_mask(crop, size, options.grow, options.feather, float(jaw))[0].to(self.device))
 
 
@@ -218,8 +225,9 @@ def paste_back(
         frames: [N, H, W, 3] uint8 or floating point.
         edited: [N, S, S, 3] the edited crops; any square size and either kind of values.
         crop: where they were cut out.
-        mask: [N, s, s], [1, s, s] or [s, s] in 0..1 in the crop's square, any size; the face mask if None (without
-            landmarks the feathered crop). A mask of your own that is not 0 along the border shows the border.
+        mask: [N, s, s], [1, s, s] or [s, s] in 0..1 in the crop's square, any size, or of the full frames' shape; the
+            face mask if None (without landmarks the feathered crop). A mask of your own that is not 0 along the border
+            shows the border.
         colour_match: see `PasteOptions`.
 
     Returns:
@@ -407,21 +415,43 @@ def _check_edited(frames: Tensor, edited: Tensor) -> None:
         )
 
 
+def mask_planes(mask: Tensor) -> Tensor:
+    """Masks as [N, h, w], from [h, w], [N, h, w] or [N, 1, h, w]; anything else as it is, for its user to refuse."""
+    if mask.ndim == 2:
+        return mask[None]
+    return mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask
+
+
 def _own_masks(mask: Tensor, crop: Crop, rim: float) -> list[_Mask]:
     """Masks given from outside, one for all frames or one a frame, with a rim that fades out over `rim`, if any."""
-    if mask.ndim == 2:
-        mask = mask[None]
-    whole = tuple(mask.shape[1:]) == tuple(crop.frame_size)
+    mask = mask_planes(mask)
+    whole = mask.ndim == 3 and _is_whole(mask, crop)
     if mask.ndim != 3 or len(mask) not in (1, len(crop)) or not (whole or mask.shape[1] == mask.shape[2]):
         height, width = crop.frame_size
         raise FrameError(
-            f"mask: expected one for all or {len(crop)}, square (the portrait's) or {width}x{height} (the full "
-            f"frame's), got {list(mask.shape)}."
+            f"mask: expected one for all or {len(crop)}, square (the portrait's) or of the shape of {width}x{height} "
+            f"(the full frame's), got {list(mask.shape)}."
         )
     if not torch.isfinite(mask).all():
         raise FrameError("mask: expected values in 0..1, found NaN or infinity.")
     mask = mask.detach().float().clamp(0.0, 1.0).cpu()
     if whole:
         border = feather_mask(crop.size, rim)[0]
-        return [_Mask(border, each) for each in mask]
+        return [_Mask(border, _fitted(each, crop.frame_size)) for each in mask]
     return [_Mask(each * feather_mask(mask.shape[1], rim)[0] if rim else each) for each in mask]
+
+
+def _is_whole(mask: Tensor, crop: Crop) -> bool:
+    """Whether masks [N, h, w] cover the full frame. Square ones of another size than the frame's are the portrait's."""
+    height, width = mask.shape[1:]
+    if (height, width) == tuple(crop.frame_size):
+        return True
+    return height != width and same_shape((height, width), crop.frame_size)
+
+
+def _fitted(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask [h, w] at the size (height, width) of the full frame."""
+    height, width = mask.shape
+    if (height, width) == tuple(size):
+        return mask
+    return resample(mask, np.array([[size[1] / width, 0.0, 0.0], [0.0, size[0] / height, 0.0]]), size)

@@ -13,7 +13,7 @@ from ..frames import check_frames
 from .appearance import describe
 from .cuts import find_cuts, thumbnails
 from .face import Face, FaceDetector
-from .track import People, find_people
+from .track import People, Track, find_people
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,18 @@ class Sightings:
             NoFaceError: no face in any frame.
         """
         return find_people(self.faces, self.frame_size, self.cuts)
+
+    def of_each_frame(self) -> People:
+        """The largest face of every frame as one person, each frame a shot of its own: of pictures that are no clip.
+
+        Raises:
+            NoFaceError: no face in any frame.
+        """
+        sure = [[face for face in faces if face.sure] for faces in self.faces]
+        if not any(sure):
+            return find_people(sure, self.frame_size)  # which says so
+        largest = tuple(max(faces, key=lambda face: face.side, default=None) for faces in sure)
+        return People((Track(largest, self.frame_size, np.arange(len(self)) > 0),))
 
 
 class TrackBuilder:

@@ -107,6 +107,32 @@ def filled(values: np.ndarray, found: np.ndarray) -> np.ndarray:
     return out.reshape(len(found), *values.shape[1:])
 
 
+def short_gaps(found: np.ndarray, shots: np.ndarray) -> np.ndarray:
+    """Which frames lie among at most `LONG_GAP` in a row, within a shot, where nothing was found: [N] bool."""
+    short = np.zeros_like(found)
+    edges = np.flatnonzero((found[1:] != found[:-1]) | (shots[1:] != shots[:-1])) + 1
+    for run in np.split(np.arange(len(found)), edges):
+        short[run] = not found[run[0]] and len(run) <= LONG_GAP
+    return short
+
+
+def holding(values: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Smoothed values [N, ...] that stand still where there was nothing to smooth: a line drawn on leads astray.
+
+    Before the first frame where something was found and after the last they keep that frame's value; in gaps of more
+    than `LONG_GAP` they go straight from the one side's to the other's.
+    """
+    at = np.flatnonzero(found)
+    if not len(at):
+        return values
+    inside = np.zeros_like(found)
+    inside[at[0] : at[-1] + 1] = True
+    alone = ~found & ~(inside & short_gaps(found, np.zeros(len(found), dtype=np.int64)))
+    out = values.copy()
+    out[alone] = filled(values[found], found)[alone]
+    return out
+
+
 def _correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Sum over u of kernel[u] * values[t + u], nothing beyond the ends; `kernel` is centred."""
     reach = len(kernel) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ class RunningMean:
         """The mean up to this value."""
         self.value = new if self.value is None else self.keep * self.value + (1.0 - self.keep) * new
         return self.value
+
+    def at(self, measure: Callable[[], Tensor], held: bool) -> Tensor:
+        """The mean at a frame, up to what is measured there; on a `held` one, which counts for nothing, as it was.
+
+        Before there is any mean a held frame has only itself to go by.
+        """
+        if not held:
+            return self.update(measure())
+        return measure() if self.value is None else self.value
 
     def reset(self) -> None:
         """Forget, as at a cut."""

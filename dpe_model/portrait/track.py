@@ -92,8 +92,9 @@ def find_people(
     people = sorted(associate(detections, cuts), key=lambda person: -sum(face.side for face in person.values()))
     if not people:
         raise NoFaceError(
-            f"No face was found in any of the {len(detections)} frames. Choose frames that show a face of at least "
-            "some 40 px, enlarge the clip, try another detector, or give portraits that are cropped already."
+            f"No face was found in any of the {len(detections)} frames. Choose frames that show a face of at "
+            "least some 4 % of their shorter side, crop the clip around the person, try another detector, or give "
+            "portraits that are cropped already."
         )
     if len(detections) >= CLIP:
         people = [person for person in people if len(person) >= FLEETING] or people[:1]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dpe_model.errors import FrameError, NoFaceError
@@ -116,6 +118,37 @@ def test_a_long_absence_holds_the_last_framing_until_the_return_elsewhere() -> N
     assert np.abs(np.diff((back.inverse(1) @ [0.5, 0.53, 1.0])[:, 0])).max() < 1.0
 
 
+def test_a_crop_stands_still_where_the_face_is_lost() -> None:
+    """It neither runs on with the movement nor comes back from there."""
+    moving = [(150.0 + 12 * n, 300.0, 150.0) for n in range(60)]
+    crop = frame_portraits(track_of(*moving, *[None] * 40, size=(600, 1200)), framing="follow")
+    x = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:, 0]
+    assert np.ptp(x[59:]) == 0.0
+    assert x[59] == pytest.approx(moving[-1][0], abs=15.0)
+    growing = [(600.0, 300.0, 100.0 * 1.02**n) for n in range(40)]
+    sides = frame_portraits(track_of(*growing, *[None] * 40, size=(600, 1200)), framing="follow").sides
+    assert np.ptp(sides[39:]) < 1e-9
+    # Not even before a return far away.
+    late = frame_portraits(track_of(*moving, *[None] * 40, *[(100.0, 300.0, 150.0)] * 10), framing="follow")
+    assert np.ptp((late.inverse(1) @ [0.5, 0.53, 1.0])[59:100, 0]) == 0.0
+
+
+def test_auto_holds_what_a_detector_may_have_missed_and_passes_absences() -> None:
+    place = (150.0, 90.0, 50.0)
+    lengths = [50, -10, 50, -100, 50, -25, 5, -26]
+    track = track_of(*[place if n > 0 else None for n in lengths for _ in range(abs(n))])
+    crop = frame_portraits(track, no_face="auto")
+    assert [bool(part.all()) for part in np.split(crop.found, np.cumsum(np.abs(lengths))[:-1])] == [
+        True, True, True, False, True, True, True, False
+    ]  # fmt: skip
+    assert frame_portraits(track, no_face="hold").found.all()
+    # A shot without the person has nothing to hold, however short.
+    cuts = np.zeros(30, dtype=bool)
+    cuts[[10, 20]] = True
+    shots = dataclasses.replace(track_of(*[place] * 10, *[None] * 10, *[place] * 10), cuts=cuts)
+    assert frame_portraits(shots, no_face="auto").found.tolist() == [True] * 10 + [False] * 10 + [True] * 10
+
+
 @pytest.mark.parametrize("framing", ["static", "follow"])
 def test_each_shot_is_framed_on_its_own(framing: str, caplog: pytest.LogCaptureFixture) -> None:
     places = [(60.0, 90.0, 50.0)] * 6 + [None] * 4 + [None, (240.0, 80.0, 30.0), (240.0, 80.0, 30.0), None]
@@ -128,7 +161,7 @@ def test_each_shot_is_framed_on_its_own(framing: str, caplog: pytest.LogCaptureF
     assert x[10:] == pytest.approx(240.0, abs=1.0)
     # The shot without the person has nothing to hold.
     assert crop.found.tolist() == [True] * 6 + [False] * 4 + [True] * 4
-    assert "frames 6-9 never show the person" in caplog.text
+    assert "No face in 4 of 14 frames (6-9): passed through untouched." in caplog.text
     assert frame_portraits(track, no_face="pass").found.tolist() == track.found.tolist()
     assert crop[8:12].held.tolist() == [True, True, True, False]  # type: ignore[union-attr]
     assert list(crop.parts()) == [slice(0, 6), slice(6, 10), slice(10, 14)]
@@ -154,7 +187,7 @@ def test_stop_names_the_frames_compactly() -> None:
     assert len(frame_portraits(track_of(place), no_face="stop")) == 1
 
 
-@pytest.mark.parametrize("policy", ["hold", "pass", "stop"])
+@pytest.mark.parametrize("policy", ["auto", "hold", "pass", "stop"])
 def test_no_face_at_all_is_always_an_error(policy: str) -> None:
     with pytest.raises(NoFaceError, match="any of the 2 frames"):
         frame_portraits(track_of(None, None), no_face=policy)
@@ -243,6 +276,44 @@ def test_chunks() -> None:
     parts = torch.cat([crop_frames(frames[:4], crop[:4]), crop_frames(frames[4:], crop[4:])])
     assert torch.equal(parts, crop_frames(frames, crop))
     assert crop[4:].landmarks.shape == (2, 5, 2)
+
+
+def test_the_crop_of_a_picture_repeated_is_that_of_the_repeated_picture() -> None:
+    once = frame_portraits(track_of((100.0, 90.0, 50.0)))
+    repeated, clip = once.repeated(5), frame_portraits(track_of(*[(100.0, 90.0, 50.0)] * 5))
+    for field in dataclasses.fields(Crop):
+        given, expected = getattr(repeated, field.name), getattr(clip, field.name)
+        assert np.allclose(given, expected, rtol=0.0, atol=1e-9), field.name
+    assert len(list(repeated.parts())) == 1
+    bare = dataclasses.replace(once, landmarks=None, held=None, part=None).repeated(2)
+    assert len(bare) == 2 and bare.landmarks is bare.held is bare.part is None
+    for crop, count in ((clip, 2), (once, 0)):
+        with pytest.raises(ValueError, match="expected one crop and a count of at least 1"):
+            crop.repeated(count)
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0, 1.37, 0.5])
+def test_a_crop_fits_frames_of_another_size(factor: float) -> None:
+    """The same place in the picture, whichever way its sides were rounded."""
+    crop = frame_portraits(track_of((150.4, 101.3, 60.0)), framing="follow")
+    size = (round(200 * factor), math.floor(300 * factor))
+    other = crop.resized(*size)
+    assert other.frame_size == size
+    assert other.sides == pytest.approx(crop.sides * factor, rel=0.002)
+    centre = np.array([150.4, 101.3])
+    scaled = centre * np.array([size[1] / 300, size[0] / 200])
+    assert other.matrix[0] @ [*scaled, 1.0] == pytest.approx(crop.matrix[0] @ [*centre, 1.0], abs=0.002)
+    frames = F.interpolate(ramp(200, 300).permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)
+    shown = crop_frames(frames.permute(0, 2, 3, 1), other, 64)
+    assert (shown - crop_frames(ramp(200, 300), crop, 64)).abs().max() < 0.0005  # half a pixel
+    assert crop.resized(200, 300) is crop
+
+
+@pytest.mark.parametrize("size", [(300, 200), (400, 500), (200, 302), (198, 300), (256, 256)])
+def test_a_crop_does_not_fit_frames_of_another_shape(size: tuple[int, int]) -> None:
+    crop = frame_portraits(track_of((150.0, 100.0, 60.0)))
+    with pytest.raises(FrameError, match=f"expected 300x200.*got {size[1]}x{size[0]}.*Do not cut"):
+        crop.resized(*size)
 
 
 def test_frames_of_another_number_or_size_are_refused() -> None:

@@ -29,6 +29,7 @@ from dpe_model.portrait.warp import gaussian_blur
 from dpe_model.video import read_frames
 
 from .flicker import edge_flicker
+from .test_portrait_crop import track_of
 from .test_portrait_paste import crop_of, psnr, smooth_noise
 
 
@@ -123,6 +124,54 @@ def test_a_mask_of_ones_own_shows_where_it_is_white(shape: tuple[int, int]) -> N
     assert mask[0, int(border[1])].max() == 0.0
     with pytest.raises(FrameError, match="mask: expected one for all or 2"):
         Paster(PasteOptions(), crop).paste(frames, white, 0, torch.ones(3, 64, 64))
+
+
+def test_masks_of_ones_own_come_in_several_layouts() -> None:
+    frames, crop = torch.zeros(2, 200, 300, 3, dtype=torch.uint8), crop_of(2)
+    white = torch.full((2, 64, 64, 3), 255, dtype=torch.uint8)
+
+    def pasted(own: Tensor) -> Tensor:
+        return Paster(PasteOptions(detail=0.0), crop).paste(frames, white, 0, own)[0]
+
+    own = smooth_noise(2, 200, 300)[..., 0].float() / 255
+    assert torch.equal(pasted(own[:, None]), pasted(own))
+    assert torch.equal(pasted(own[:1, None]), pasted(own[0]))
+    for shape in ((2, 1, 1, 200, 300), (1, 2, 200, 300), (200,)):
+        with pytest.raises(FrameError, match="mask: expected one for all or 2"):
+            pasted(torch.ones(shape))
+
+
+@pytest.mark.parametrize("size", [(400, 600), (100, 150), (133, 200), (274, 411)])
+def test_a_full_frame_mask_of_another_size_is_resized(size: tuple[int, int]) -> None:
+    """White up to a line through the face, which lies at the same place whatever the mask's size."""
+    frames, crop = torch.zeros(1, 200, 300, 3, dtype=torch.uint8), crop_of(1)
+    white = torch.full((1, 64, 64, 3), 255, dtype=torch.uint8)
+
+    def placed(own: Tensor) -> Tensor:
+        return Paster(PasteOptions(detail=0.0), crop).paste(frames, white, 0, own)[1]
+
+    own = torch.zeros(1, *size)
+    own[:, :, : size[1] // 2] = 1.0
+    expected = torch.zeros(1, 200, 300)
+    expected[:, :, :150] = 1.0
+    apart = (placed(own) - placed(expected)).abs()
+    assert apart[..., :147].max() < 1e-4
+    assert apart[..., 153:].max() < 1e-4
+    assert placed(own).max() > 0.9
+    with pytest.raises(FrameError, match="300x200"):
+        placed(torch.ones(1, size[0], size[1] + size[1] // 8))
+
+
+def test_a_square_mask_is_the_portrait_s_unless_it_has_the_frame_s_size() -> None:
+    crop = replace(crop_of(1), frame_size=(300, 300))
+    frames, white = torch.zeros(1, 300, 300, 3), torch.ones(1, 64, 64, 3)
+    for side, inside in ((64, True), (300, False)):
+        own = torch.zeros(side, side)
+        own[:, : int(0.4 * side)] = 1.0
+        placed = Paster(PasteOptions(detail=0.0), crop).paste(frames, white, 0, own)[1][0]
+        last = float(torch.nonzero(placed.amax(0) > 0.5).flatten()[-1])
+        in_crop = float(crop.inverse(1)[0, 0] @ [0.4, 0.0, 1.0])
+        assert last == pytest.approx(in_crop if inside else 0.4 * 300, abs=3)
 
 
 def test_the_clip_itself_comes_back(clip: tuple[Tensor, Crop]) -> None:
@@ -268,3 +317,24 @@ def test_frames_with_an_empty_mask_say_nothing_of_the_colours(clip: tuple[Tensor
     assert torch.equal(whole[:3], frames[:3])
     later, _ = Paster(options, crop[3:]).paste(frames[3:], edited[3:], 0, masks[3:])
     assert torch.equal(whole[3:], later)
+
+
+@pytest.mark.parametrize("method", ["mean_std", "histogram"])
+def test_colours_are_known_again_when_the_face_comes_back(method: str) -> None:
+    """While the detector misses it the crop shows something else, to which no colour is to be matched."""
+    ramp = torch.linspace(0.0, 1.0, 96)
+    face = torch.stack(
+        [ramp.expand(96, 96) * 0.3 + 0.45, ramp[:, None].expand(96, 96) * 0.2 + 0.35, ramp.expand(96, 96) * 0.1 + 0.3],
+        -1,
+    )
+    other = face.flip(0, 1) * torch.tensor([0.75, 0.95, 1.15])
+    away = range(20, 40)
+    frames = torch.stack([other if n in away else face for n in range(60)])
+    places = [None if n in away else (48.0, 46.0, 38.0) for n in range(60)]
+    crop = frame_portraits(track_of(*places, size=(96, 96)), framing="follow", no_face="hold", size=128)
+    edited = crop_frames(frames, crop)
+    cast = torch.tensor([0.06, -0.03, 0.04])
+    edited = torch.stack([p if n in away else (p + cast).clamp(0, 1) for n, p in enumerate(edited)])
+    result, masks = Paster(PasteOptions(colour_match=method, detail=0.0), crop).paste(frames, edited, 0)
+    off = [float((result[n] - frames[n]).abs().mean(-1)[masks[n] > 0.9].mean()) for n in (19, 40, 41, 50)]
+    assert max(off) < 1.0 / 255.0

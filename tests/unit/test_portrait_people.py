@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpe_model.errors import FrameError
+from dpe_model.errors import FrameError, NoFaceError
 from dpe_model.portrait import Face, People, Sightings, TrackBuilder, frame_portraits, load_detector
 from dpe_model.portrait.appearance import describe, difference
 from dpe_model.portrait.mtcnn import UNSURE, MTCNNDetector
@@ -210,3 +210,21 @@ def test_the_frames_of_one_clip_have_one_size(detector: MTCNNDetector) -> None:
     with pytest.raises(FrameError, match="expected 48x32 as before, got 32x48"):
         builder.add(torch.zeros(2, 48, 32, 3, dtype=torch.uint8))
     assert len(builder) == 2
+
+
+def test_pictures_of_different_people_are_each_framed_for_themselves(detector: MTCNNDetector) -> None:
+    """No clip: who is largest in a picture has nothing to do with who is in the one before."""
+    places = [(80.0, 120.0, 120.0), (230.0, 130.0, 150.0), (160.0, 110.0, 130.0)]
+    who = ("man", "woman", "man")
+    pictures = [scene(1, [Actor(who[k], at(*place))], seed=k) for k, place in enumerate(places)]
+    pictures.insert(1, scene(1, [Actor("man", at(80, 120, 110)), Actor("woman", at(240, 120, 150))], seed=7))
+    sightings = seen(detector, torch.cat([*pictures, torch.zeros_like(pictures[0])]))
+    people = sightings.of_each_frame()
+    crop = frame_portraits(people.choose(), framing="follow")
+    assert crop.found.tolist() == [True, True, True, True, False]
+    assert [part.stop - part.start for part in crop.parts()] == [1] * 5
+    centres = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:4, 0]
+    assert np.abs(centres - [80, 240, 230, 160]).max() < 20
+    nobody = Sightings(((), ()), (240, 320), np.zeros(2, dtype=bool))
+    with pytest.raises(NoFaceError, match="any of the 2 frames"):
+        nobody.of_each_frame()

@@ -18,6 +18,14 @@ def test_a_mean_follows_and_forgets() -> None:
     assert RunningMean(0.0).update(torch.tensor(2.0)) == 2.0
 
 
+def test_held_frames_count_for_nothing() -> None:
+    mean = RunningMean(4.0)
+    assert mean.at(lambda: torch.tensor(5.0), held=True) == 5.0  # nothing else to go by yet
+    assert mean.at(lambda: torch.tensor(1.0), held=False) == 1.0
+    assert mean.at(lambda: torch.tensor(9.0), held=True) == 1.0
+    assert mean.at(lambda: torch.tensor(1.0), held=False) == 1.0
+
+
 def test_a_peak_rises_at_once_and_falls_slowly() -> None:
     peak = RunningPeak(3.0)
     values = [float(peak.update(torch.tensor(x))) for x in (0.0, 1.0, 0.0, 0.0)]
