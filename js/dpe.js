@@ -1,5 +1,5 @@
 /**
- * Shows what a DPE node has to say after it ran (ui message `dpe_note`, a list of lines) below its widgets.
+ * Shows what a DPE node has to say after it ran (ui message `dpe_note`, a list of texts) below its widgets.
  *
  * The note is there to be read only: it is added when there is something to show, always last, and never saved, so
  * `widgets_values` and prompts are the same with and without it. It is gone after a reload.
@@ -46,7 +46,10 @@ function measure(node, element) {
 
 /** Zooming and moving the canvas go on working above the note. */
 function passOn(element) {
-  element.addEventListener("wheel", (event) => app.canvas.processMouseWheel(event));
+  element.addEventListener("wheel", (event) => {
+    event.stopPropagation(); // a Vue node around the note would pass it on once more
+    app.canvas.processMouseWheel(event);
+  });
   const middle = 1;
   element.addEventListener("pointerdown", (event) => event.button === middle && app.canvas.processMouseDown(event));
 }
@@ -69,14 +72,15 @@ function addNote(node) {
   return widget;
 }
 
-function showNote(node, lines) {
+/** A node that ran several times at once, over a list, has a text for each time. */
+function showNote(node, texts) {
   const present = node.widgets?.find((widget) => widget.name === NAME);
-  if (!lines.length) {
+  if (!texts.length) {
     if (present) node.removeWidget(present);
     return;
   }
   const widget = present ?? addNote(node);
-  widget.value = lines.join("\n");
+  widget.value = texts.join("\n");
   const needed = node.computeSize()[1];
   if (node.size[1] < needed) node.setSize([node.size[0], needed]);
   node.setDirtyCanvas(true, true);

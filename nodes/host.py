@@ -54,8 +54,17 @@ def preview(frame: torch.Tensor) -> tuple[str, Image.Image, int]:
 
 
 def note(*lines: str) -> dict[str, list[str]]:
-    """The ui message that the front end shows on a node after it ran."""
-    return {"dpe_note": list(lines)}
+    """The ui message that the front end shows on a node after it ran: one text, its lines one below the other.
+
+    One, since the queue's history takes each entry of a list for an output. Without lines it is empty but there: only
+    a message takes away what an earlier run left on the node.
+    """
+    return {"dpe_note": ["\n".join(lines)] if lines else []}
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, such as "1 frame" or "2 frames"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def check_interrupt() -> None:

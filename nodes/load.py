@@ -151,6 +151,8 @@ class LoadDPEModel(io.ComfyNode):
         cls, model: str, precision: str = "auto", roles: str = "from the file", compile: bool = False
     ) -> io.NodeOutput:
         """Open the file and hand the network to the host's memory management."""
+        if roles not in ROLES:
+            raise CheckpointError(f"roles: expected one of {', '.join(ROLES)}, got {roles!r}.")
         device = host.memory.get_torch_device()
         checkpoint = load_checkpoint(model_path(model), resolve_precision(precision, device))
         if compile:

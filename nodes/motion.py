@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..dpe_model.checkpoint import ROLES
 from ..dpe_model.errors import MotionError
 from ..dpe_model.latent import Latent
+from ..dpe_model.listing import FileList
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Edit, Motion
+from ..dpe_model.motion_filters import bridge
+from ..dpe_model.portrait import Crop
+from ..dpe_model.portrait.crop import ranges
 from . import host, inputs
-from .sockets import CATEGORY, DPELatent, DPEModel, DPEMotion
+from .sockets import CATEGORY, DPECrop, DPELatent, DPEModel, DPEMotion
 
 MOTION_ENDING = ".motion.safetensors"
 SAME_RATE = 0.01
@@ -46,6 +52,14 @@ class EncodeMotion(io.ComfyNode):
                     optional=True,
                     tooltip="Frames per second of the clip, kept with the motion. 0 = unknown.",
                 ),
+                DPECrop.Input(
+                    "crop",
+                    optional=True,
+                    tooltip=(
+                        "From the DPE Crop Portrait that cut a driver out: in frames where the face was not found the "
+                        "motion then goes straight on to the next one with a face."
+                    ),
+                ),
             ],
             outputs=[
                 DPELatent.Output(display_name="latent", tooltip="The person: appearance, own movement, no edits yet."),
@@ -54,17 +68,34 @@ class EncodeMotion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: host.LoadedModel, image: torch.Tensor, fps: float = 0.0) -> io.NodeOutput:
+    def execute(
+        cls, model: host.LoadedModel, image: torch.Tensor, fps: float = 0.0, crop: Crop | None = None
+    ) -> io.NodeOutput:
         """Encode every frame once.
 
         Of a clip too long for its features to be kept, the motion is measured by the first node that looks at it.
         """
+        if crop is not None and len(crop) != len(image):
+            raise MotionError(f"crop: expected that of these {len(image)} pictures, got one of {len(crop)} frames.")
 
         def measure() -> torch.Tensor:
             return host.engine(model, host.Progress(len(image))).measure([image]).alpha
 
         latent = host.engine(model, host.Progress(len(image))).encode(image, fps or None, measure)
-        return io.NodeOutput(latent, latent.motion)
+        return io.NodeOutput(latent, _of_the_face(latent.motion, crop), ui=host.note(*_faceless(crop)))
+
+
+def _of_the_face(motion: Motion, crop: Crop | None) -> Motion:
+    """The motion, bridged where the crop knows of no face."""
+    if crop is None or crop.held is None or not crop.held.any():
+        return motion
+    return bridge(motion.settled(), ~crop.held, crop.parts())
+
+
+def _faceless(crop: Crop | None) -> list[str]:
+    if crop is None or crop.held is None or not crop.held.any():
+        return []
+    return [f"No face at frames {ranges(np.flatnonzero(crop.held))}: there the motion goes straight on"]
 
 
 class EditLatent(io.ComfyNode):
@@ -139,12 +170,12 @@ class EditLatent(io.ComfyNode):
 
 def _lengths(latent: Latent) -> str:
     """How the lengths meet, such as "228 source frames, expression driver 334 -> 228 frames"."""
-    parts = [_count(len(latent.motion), "source frame")]
+    parts = [host.counted(len(latent.motion), "source frame")]
     for role in ROLES:
         parts += [f"{role} driver {len(edit.driver)}" for edit in latent.edits(role)]
     if len(parts) == 1:
         parts.append("no edit")
-    return f"{', '.join(parts)} -> {_count(latent.length, 'frame')}"
+    return f"{', '.join(parts)} -> {host.counted(latent.length, 'frame')}"
 
 
 def _rates(latent: Latent) -> list[str]:
@@ -157,10 +188,6 @@ def _rates(latent: Latent) -> list[str]:
         for edit in latent.edits(role)
         if own and edit.driver.fps and abs(edit.driver.fps / own - 1.0) > SAME_RATE
     ]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 class SaveMotion(io.ComfyNode):
@@ -192,16 +219,18 @@ class SaveMotion(io.ComfyNode):
         path = Path(folder) / f"{name}_{counter:05}_{MOTION_ENDING}"
         motion.save(path)
         shown = (Path(subfolder) / path.name).as_posix()
-        return io.NodeOutput(motion, ui=host.note(f"{shown}: {_count(len(motion), 'frame')}"))
+        return io.NodeOutput(motion, ui=host.note(f"{shown}: {host.counted(len(motion), 'frame')}"))
+
+
+@cache
+def _tensor_files(root: str) -> FileList:
+    return FileList(Path(root), ".safetensors")
 
 
 def motion_files() -> list[str]:
     """Motion files in the input and the output folder, as the host's annotated names."""
-    found: list[str] = []
-    for root, label in ((folder_paths.get_input_directory(), ""), (folder_paths.get_output_directory(), " [output]")):
-        paths = sorted(Path(root).rglob("*.safetensors"))
-        found += [p.relative_to(root).as_posix() + label for p in paths]
-    return found
+    roots = (folder_paths.get_input_directory(), ""), (folder_paths.get_output_directory(), " [output]")
+    return [name + label for root, label in roots for name in _tensor_files(root).names()]
 
 
 class LoadMotion(io.ComfyNode):
@@ -238,7 +267,7 @@ class LoadMotion(io.ComfyNode):
         """Read the file."""
         motion = Motion.load(_motion_path(file))
         rate = "fps unknown" if motion.fps is None else f"{motion.fps:g} fps"
-        return io.NodeOutput(motion, ui=host.note(f"{_count(len(motion), 'frame')}, {rate}"))
+        return io.NodeOutput(motion, ui=host.note(f"{host.counted(len(motion), 'frame')}, {rate}"))
 
 
 def _motion_path(file: str) -> Path:

@@ -12,7 +12,7 @@ from ..dpe_model.errors import FrameError
 from ..dpe_model.frames import check_frames
 from ..dpe_model.portrait import Crop, PasteOptions, Paster
 from ..dpe_model.portrait.parsing import FILE, PAGE, ParsingError
-from ..dpe_model.portrait.paste import MASKS
+from ..dpe_model.portrait.paste import MASKS, mask_planes
 from . import host, inputs
 from .inputs import PASTE_DEFAULTS
 from .sockets import CATEGORY, DPECrop
@@ -61,9 +61,16 @@ class PasteBack(io.ComfyNode):
                 "as it was, bit for bit. Meant for expression edits: after a pose edit the neck no longer fits."
             ),
             inputs=[
-                io.Image.Input("image", tooltip="The full frames that went into DPE Crop Portrait."),
                 io.Image.Input(
-                    "portrait", tooltip="The edited portraits, one a frame; any square size, so restored ones fit too."
+                    "image",
+                    tooltip="The full frames that went into DPE Crop Portrait, as they were or enlarged since.",
+                ),
+                io.Image.Input(
+                    "portrait",
+                    tooltip=(
+                        "The edited portraits, one a frame, or any number of them for a single picture; any square "
+                        "size, so restored ones fit too."
+                    ),
                 ),
                 DPECrop.Input("crop", tooltip="From DPE Crop Portrait."),
                 io.Mask.Input(
@@ -71,7 +78,7 @@ class PasteBack(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Your own mask instead of the automatic one: white where the edit shows. Either in the "
-                        "portrait's square or of the full frame's size; one for all frames or one a frame."
+                        "portrait's square or of the full frame's shape; one for all frames or one a frame."
                     ),
                 ),
                 io.Combo.Input(
@@ -119,7 +126,7 @@ class PasteBack(io.ComfyNode):
         detail: float = PASTE_DEFAULTS.detail,
         mask_smoothing: float = PASTE_DEFAULTS.mask_smoothing,
     ) -> io.NodeOutput:
-        """Blend chunk by chunk into one copy of the frames."""
+        """Blend chunk by chunk into one copy of the frames; a single picture goes with each of the portraits."""
         automatic = mask_shape if mask is None else PASTE_DEFAULTS.mask
         options = PasteOptions(
             mask=automatic,
@@ -131,19 +138,23 @@ class PasteBack(io.ComfyNode):
             mask_smoothing=mask_smoothing,
         )
         frames, edited = check_frames(image, "image"), check_frames(portrait, "portrait")
-        _check_lengths(frames, edited, crop)
-        if mask is not None:
-            _check_mask(mask, len(crop))
+        crop = _fitted(crop, frames, edited)
+        own = None if mask is None else _checked_mask(mask, len(crop))
+        given = image if image.ndim == 4 else image[None]
         paster = Paster(options, crop, host.memory.get_torch_device())
-        results = torch.empty_like(frames, device="cpu", memory_format=torch.contiguous_format)
-        placed = torch.empty(frames.shape[:3])
-        progress = host.Progress(len(frames))
-        for start in range(0, len(frames), PASTE_CHUNK):
+        shape = (len(crop), *frames.shape[1:3])
+        results = torch.empty((*shape, max(given.shape[-1], 3)), dtype=frames.dtype, device="cpu")
+        results[..., 3:] = given[..., 3:]
+        placed = torch.empty(shape)
+        progress = host.Progress(len(crop))
+        for start in range(0, len(crop), PASTE_CHUNK):
             host.check_interrupt()
             part = slice(start, start + PASTE_CHUNK)
-            own = mask if mask is None or len(mask) == 1 else mask[part]
-            results[part], placed[part] = paster.paste(frames[part], edited[part], start, own)
-            progress.add(len(frames[part]), results[part])
+            chunk = frames[part] if len(frames) > 1 else frames.expand(len(edited[part]), -1, -1, -1)
+            masks = own if own is None or len(own) == 1 else own[part]
+            pasted, placed[part] = paster.paste(chunk, edited[part], start, masks)
+            results[part, ..., :3] = pasted
+            progress.add(len(pasted), pasted)
         return io.NodeOutput(results, placed, ui=host.note(*_remarks(paster)))
 
 
@@ -153,21 +164,32 @@ def _remarks(paster: Paster) -> list[str]:
     return ["The edit moves the outline of the head, as a pose edit does: the neck may no longer fit."]
 
 
-def _check_lengths(frames: torch.Tensor, edited: torch.Tensor, crop: Crop) -> None:
-    if not len(frames) == len(edited) == len(crop):
+def _fitted(crop: Crop, frames: torch.Tensor, edited: torch.Tensor) -> Crop:
+    """The crop of each portrait, in frames of the size they have now.
+
+    Raises:
+        FrameError: numbers that do not go together, or frames of another shape.
+    """
+    if len(frames) == len(crop) == 1 < len(edited):
+        crop = crop.repeated(len(edited))
+    elif not len(frames) == len(edited) == len(crop):
         raise FrameError(
-            f"Expected as many frames as portraits and crops, got {len(frames)} frames, {len(edited)} portraits, "
-            f"{len(crop)} crops. A single picture that is driven by a clip has to be repeated before DPE Crop "
-            "Portrait, as often as the clip has frames; where the driver is shorter than the source, set length in "
-            "DPE Edit Latent to hold, loop or ping_pong."
+            f"Expected as many frames as portraits and crops, or one picture and its crop, got {len(frames)} frames, "
+            f"{len(edited)} portraits, {len(crop)} crops. Connect the frames that went into DPE Crop Portrait; "
+            "where the driver is shorter than the source, set length in DPE Edit Latent to hold, loop or ping_pong."
         )
+    height, width = frames.shape[1:3]
+    return crop.resized(height, width)
 
 
-def _check_mask(mask: torch.Tensor, frames: int) -> None:
-    if mask.ndim != 3 or len(mask) not in (1, frames):
+def _checked_mask(mask: torch.Tensor, frames: int) -> torch.Tensor:
+    """The mask as [N, h, w], N = 1 or `frames`."""
+    planes = mask_planes(mask)
+    if planes.ndim != 3 or len(planes) not in (1, frames):
         raise FrameError(f"mask: expected 1 or {frames} masks, got {list(mask.shape)}.")
-    if not bool((mask > 0).any()):
+    if not bool((planes > 0).any()):
         raise FrameError(
             "mask: the mask is empty, so nothing would change. Load Image gives an empty mask for pictures without "
             "transparency; leave the input open for the automatic mask."
         )
+    return planes

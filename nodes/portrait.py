@@ -38,6 +38,8 @@ from .sockets import CATEGORY, DPECrop
 DETECT_CHUNK = 8
 SMALLEST_IN_BOX = 0.15
 """Smallest face looked for around a given box, as a fraction of what is searched."""
+EACH = "each"
+"""Choice of person for pictures that have nothing to do with one another."""
 BoundingBox = io.Custom("BOUNDING_BOX")
 
 
@@ -48,8 +50,8 @@ def _detector(name: str, **options: Any) -> FaceDetector:
     return load_detector(name, device, unsure=True, **options)
 
 
-def _people(frames: torch.Tensor, detector: FaceDetector) -> People:
-    """Everybody in the frames, found chunk by chunk."""
+def _people(frames: torch.Tensor, detector: FaceDetector, each: bool) -> People:
+    """Everybody in the frames, found chunk by chunk; `each`: whoever is largest in each of them."""
     progress = host.Progress(len(frames))
     builder = TrackBuilder(detector)
     for start in range(0, len(frames), DETECT_CHUNK):
@@ -57,7 +59,8 @@ def _people(frames: torch.Tensor, detector: FaceDetector) -> People:
         chunk = frames[start : start + DETECT_CHUNK]
         builder.add(chunk)
         progress.add(len(chunk))
-    return builder.sightings().people()
+    sightings = builder.sightings()
+    return sightings.of_each_frame() if each else sightings.people()
 
 
 def _overlay(frames: torch.Tensor, people: People, chosen: int, crop: Crop, every: bool) -> torch.Tensor:
@@ -120,21 +123,23 @@ class CropPortrait(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "person",
-                    options=list(SELECT),
+                    options=[*SELECT, EACH],
                     default="largest",
                     tooltip=(
                         "Who, where several people are in the picture: judged over the whole clip. position: whose "
-                        "face first comes to position_x, position_y. mask: whose face lies under the mask."
+                        "face first comes to position_x, position_y. mask: whose face lies under the mask. each: "
+                        "the largest face of every picture, for a batch of pictures that is no clip."
                     ),
                 ),
                 inputs.person_index(),
                 io.Combo.Input(
                     "no_face",
                     options=list(NO_FACE),
-                    default="hold",
+                    default="auto",
                     tooltip=(
                         "Frames where the face is not found. hold: keep the framing of the frames around; pass: leave "
-                        "the frame as it is when pasting back; stop: stop with the frame numbers. No frame is lost."
+                        "the frame as it is when pasting back; auto: hold up to 25 frames in a row, pass longer "
+                        "absences; stop: stop with the frame numbers. No frame is lost."
                     ),
                 ),
                 io.Combo.Input(
@@ -210,15 +215,17 @@ class CropPortrait(io.ComfyNode):
     ) -> io.NodeOutput:
         """Detect, follow one person, lay out the crops, cut them."""
         frames = check_frames(image, "image")
-        check_selection(person, len(frames), (position_x, position_y), mask)
+        each = person == EACH
+        select = "largest" if each else person
+        check_selection(select, len(frames), (position_x, position_y), mask)
         proportion = None if match is None else measure_proportion(match, _detector(detector))
         if boxes is None:
             finder = _detector(detector)
         else:
             inside = _detector(detector, min_face=SMALLEST_IN_BOX)
             finder = BoxedFaces(read_boxes(boxes, len(frames), boxes_as), inside)
-        people = _people(frames, finder)
-        track = people.choose(person, person_index, (position_x, position_y), mask)
+        people = _people(frames, finder, each)
+        track = people.choose(select, person_index, (position_x, position_y), mask)
         if proportion is not None:
             scale = matching_scale(track, proportion)
         crop = frame_portraits(track, scale, framing, size, no_face)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.latest import io
 
-from ..dpe_model.checkpoint import Role
+from ..dpe_model.checkpoint import ROLES, Role
 from ..dpe_model.latent import Latent
 from . import host
 from .sockets import CATEGORY, DPELatent, DPEModel
 
+NODES: dict[Role, str] = {"expression": "DPE Render Expression", "pose": "DPE Render Pose"}
+"""The node that renders edits of a role."""
 
-def _render(model: host.LoadedModel, latent: Latent, role: Role) -> torch.Tensor:
+
+def _render(model: host.LoadedModel, latent: Latent, role: Role) -> io.NodeOutput:
     latent.settle(role)  # before the model is loaded: another one may be needed for it
     engine = host.engine(model)
-    return host.gather(engine.render(latent, role), latent.length, host.Progress(latent.length))
+    images = host.gather(engine.render(latent, role), latent.length, host.Progress(latent.length))
+    return io.NodeOutput(images, ui=host.note(*_unseen(latent, role)))
+
+
+def _unseen(latent: Latent, role: Role) -> list[str]:
+    """What to say where all edits of a latent are of another role than is rendered."""
+    if latent.edits(role):
+        return []
+    others = [other for other in ROLES if latent.edits(other)]
+    return [f"The {other} edit is not shown here: {NODES[other]} shows it" for other in others]
 
 
 def _inputs() -> list[io.Input]:
@@ -45,7 +56,7 @@ class RenderExpression(io.ComfyNode):
     @classmethod
     def execute(cls, model: host.LoadedModel, latent: Latent) -> io.NodeOutput:
         """Render through the branch that edits expression."""
-        return io.NodeOutput(_render(model, latent, "expression"))
+        return _render(model, latent, "expression")
 
 
 class RenderPose(io.ComfyNode):
@@ -69,4 +80,4 @@ class RenderPose(io.ComfyNode):
     @classmethod
     def execute(cls, model: host.LoadedModel, latent: Latent) -> io.NodeOutput:
         """Render through the branch that edits pose."""
-        return io.NodeOutput(_render(model, latent, "pose"))
+        return _render(model, latent, "pose")

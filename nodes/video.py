@@ -223,10 +223,11 @@ class DriveVideo(io.ComfyNode):
                 io.Combo.Input(
                     "no_face",
                     options=list(NO_FACE),
-                    default="hold",
+                    default="auto",
                     tooltip=(
                         "Frames where the face is not found. hold: keep the framing of the frames around; pass: leave "
-                        "the frame as it is; stop: stop with the frame numbers. No frame is lost."
+                        "the frame as it is; auto: hold up to 25 frames in a row, pass longer absences; stop: stop "
+                        "with the frame numbers. No frame is lost."
                     ),
                 ),
                 io.Combo.Input(
@@ -358,7 +359,7 @@ class DriveVideo(io.ComfyNode):
             done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
-        notes = [f"{done.frames} frames, {'sound kept' if source.sound is not None else 'no sound'}"]
+        notes = [f"{host.counted(done.frames, 'frame')}, {'sound kept' if source.sound is not None else 'no sound'}"]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")
         if match_driver and options.crop.match is None:

@@ -37,6 +37,11 @@ BUILD = """([chain, links]) => {
 SET = """([kind, name, value]) => {
     app.graph.nodes.find(n => n.type === kind).widgets.find(w => w.name === name).value = value;
 }"""
+DRIVE = """([before, after]) => {
+    const [code, edit] = ['DPE_EncodeMotion', 'DPE_EditLatent'].map(kind => app.graph.nodes.find(n => n.type === kind));
+    edit.disconnectInput(edit.findInputSlot(before));
+    code.connect(1, edit, edit.findInputSlot(after));
+}"""
 NOTES = """Object.fromEntries(app.graph.nodes
     .map(n => [n.type, (n.widgets ?? []).filter(w => w.name === 'dpe_note').map(w => w.value)])
     .filter(([, notes]) => notes.length))"""
@@ -119,6 +124,32 @@ def test_the_canvas_is_moved_and_zoomed_from_above_a_note(graph: FrontEnd):
     mouse.wheel(0, -100)
     graph.page.wait_for_timeout(300)
     assert graph.page.evaluate(VIEW)[0] != scale
+    assert graph.errors == []
+
+
+def test_the_wheel_above_a_note_acts_once(graph: FrontEnd):
+    """A node that is itself an element passes on what reaches it from the note, so nothing may."""
+    run(graph)
+    graph.fit()
+    note = graph.page.locator(".dpe-note:visible").first
+    note.evaluate("""note => {
+        window.wheels = 0;
+        note.parentElement.addEventListener('wheel', () => window.wheels += 1);
+    }""")
+    scale = graph.page.evaluate(VIEW)[0]
+    note.hover()
+    graph.page.mouse.wheel(0, -100)
+    graph.page.wait_for_timeout(300)
+    assert graph.page.evaluate(VIEW)[0] != scale
+    assert graph.page.evaluate("window.wheels") == 0
+    assert graph.errors == []
+
+
+def test_a_note_goes_when_there_is_nothing_left_to_say(graph: FrontEnd):
+    graph.page.evaluate(DRIVE, ["pose", "expression"])
+    assert run(graph)["DPE_RenderPose"] == ["The expression edit is not shown here: DPE Render Expression shows it"]
+    graph.page.evaluate(DRIVE, ["expression", "pose"])
+    assert "DPE_RenderPose" not in run(graph)
     assert graph.errors == []
 
 

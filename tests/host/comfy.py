@@ -225,6 +225,12 @@ class ComfyServer:
         return found
 
 
+def note_lines(shown: Mapping[str, Any]) -> list[str]:
+    """The lines of the note that one of the pack's nodes shows: one text, which the queue's history counts once."""
+    (text,) = shown["dpe_note"]
+    return text.splitlines()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

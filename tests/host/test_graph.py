@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from .comfy import ComfyError, ComfyInterrupted, ComfyServer, Prompt
+from .comfy import ComfyError, ComfyInterrupted, ComfyServer, Prompt, note_lines
 from .pictures import read_pictures
 
 pytestmark = pytest.mark.host
@@ -144,7 +146,7 @@ def test_a_saved_motion_drives_like_its_clip(comfy: ComfyServer, graph: Prompt):
             keep={"class_type": "DPE_SaveMotion", "inputs": {"motion": ["driver code", 1], "filename_prefix": "dpe/m"}},
         )  # fmt: skip
     )
-    assert "3 frames" in saved["keep"]["dpe_note"][0]
+    assert "3 frames" in note_lines(saved["keep"])[0]
     (file,) = (comfy.base / "output" / "dpe").glob("m_*.safetensors")
     info = comfy.object_info()["DPE_LoadMotion"]["input"]["required"]["file"]
     name = f"dpe/{file.name} [output]"
@@ -175,6 +177,38 @@ def test_half_precision_runs(comfy: ComfyServer, graph: Prompt, precision: str):
     assert 0 < error.mean() < 8
 
 
+def test_an_edit_that_is_not_shown_is_named(comfy: ComfyServer, graph: Prompt):
+    def notes(*drivers: str) -> list[list[str]]:
+        inputs = {name: value for name, value in graph["edit"]["inputs"].items() if name not in ("expression", "pose")}
+        edit = graph["edit"] | {"inputs": inputs | {name: ["driver code", 1] for name in drivers}}
+        names = (*SOURCE, *DRIVER, "expression", "pose", "saved expression", "saved pose")
+        outputs = comfy.queue(_part(graph, *names) | {"edit": edit})
+        return [outputs[name]["dpe_note"] for name in ("expression", "pose")]
+
+    assert notes("pose") == [["The pose edit is not shown here: DPE Render Pose shows it"], []]
+    assert notes("expression") == [[], ["The expression edit is not shown here: DPE Render Expression shows it"]]
+    assert notes("expression", "pose") == notes() == [[], []]
+
+
+def test_motions_in_linked_folders_are_offered(comfy: ComfyServer, tmp_path: Path):
+    """And those of a folder that is gone are not."""
+
+    def offered() -> list[str]:
+        return comfy.object_info()["DPE_LoadMotion"]["input"]["required"]["file"][1]["options"]
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "far.motion.safetensors").touch()
+    link, name = comfy.base / "output" / "elsewhere", "elsewhere/far.motion.safetensors [output]"
+    assert name not in offered()
+    link.symlink_to(tmp_path / "disk", target_is_directory=True)
+    try:
+        assert name in offered()
+        shutil.rmtree(tmp_path / "disk")
+        assert name not in offered()
+    finally:
+        link.unlink()
+
+
 def test_everything_but_the_mask_stays(comfy: ComfyServer, graph: Prompt):
     wide = _with(graph["source video"], file="dpe_full_frame.mp4")
     pasted = comfy.queue({**graph, "source video": wide})
@@ -184,6 +218,71 @@ def test_everything_but_the_mask_stays(comfy: ComfyServer, graph: Prompt):
     assert changed.any()
     assert not changed[:, :, :100].any()
     assert not changed[:, :, -100:].any()
+
+
+def test_one_picture_goes_with_every_portrait(comfy: ComfyServer, graph: Prompt):
+    """A photo that a clip animates: as if it had been repeated before it was cropped."""
+    photo = graph | {"source few": _length(graph["source few"], 1)}
+    again = {"class_type": "RepeatImageBatch", "inputs": {"image": ["source few", 0], "amount": FRAMES}}
+    many = _with(graph["source crop"], image=["again", 0])
+    paste = _with(graph["paste"], image=["again", 0], crop=["many crop", 1])
+    first = frames(comfy, comfy.queue(photo), "saved paste")
+    second = frames(comfy, comfy.queue(photo | {"again": again, "many crop": many, "paste": paste}), "saved paste")
+    assert len(first) == FRAMES
+    assert np.abs(first.astype(int) - second).max() <= 1
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_transparency_stays(comfy: ComfyServer, graph: Prompt):
+    """Of a picture with an alpha channel, which goes with every portrait."""
+    prompt = graph | {
+        "source few": _length(graph["source few"], 1),
+        "clear": {"class_type": "SolidMask", "inputs": {"value": 0.25, "width": 64, "height": 64}},
+        "rgba": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["source few", 0], "alpha": ["clear", 0]}},
+        "parted": {"class_type": "SplitImageWithAlpha", "inputs": {"image": ["paste", 0]}},
+        "grey": {"class_type": "MaskToImage", "inputs": {"mask": ["parted", 1]}},
+        "saved grey": {"class_type": "SaveImage", "inputs": {"images": ["grey", 0], "filename_prefix": "dpe/alpha"}},
+        "saved paste": _with(graph["saved paste"], images=["parted", 0]),
+    }
+    plain = frames(comfy, comfy.queue(prompt), "saved paste")
+    outputs = comfy.queue(prompt | {"paste": _with(graph["paste"], image=["rgba", 0])})
+    assert np.array_equal(frames(comfy, outputs, "saved paste"), plain)
+    alpha = frames(comfy, outputs, "saved grey")
+    assert len(alpha) == FRAMES
+    assert np.abs(alpha.astype(int) - 64).max() <= 1
+
+
+def test_masks_and_frames_of_another_size_fit_by_their_shape(comfy: ComfyServer, graph: Prompt):
+    wide = graph | {"source video": _with(graph["source video"], file="dpe_full_frame.mp4")}
+
+    def mask(width: int, height: int) -> dict[str, Any]:
+        return {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": width, "height": height}}
+
+    masked = wide | {"paste": _with(graph["paste"], mask=["mask", 0])}
+    whole, half = (
+        frames(comfy, comfy.queue(masked | {"mask": mask(*size)}), "saved paste") for size in ((640, 480), (320, 240))
+    )
+    assert np.abs(whole.astype(int) - half).max() <= 1
+    with pytest.raises(ComfyError, match="of the shape of 640x480"):
+        comfy.queue(masked | {"mask": mask(320, 200)})
+
+    shown = {
+        "placed": {"class_type": "MaskToImage", "inputs": {"mask": ["paste", 1]}},
+        "saved placed": {"class_type": "SaveImage", "inputs": {"images": ["placed", 0], "filename_prefix": "dpe/at"}},
+    }
+    inputs = {"image": ["source few", 0], "upscale_method": "lanczos", "scale_by": 2.0}
+    large = {"large": {"class_type": "ImageScaleBy", "inputs": inputs}}
+    paste = _with(graph["paste"], image=["large", 0])
+    before = frames(comfy, comfy.queue(wide | shown), "saved placed").astype(float)
+    outputs = comfy.queue(wide | shown | large | {"paste": paste})
+    after = frames(comfy, outputs, "saved placed").astype(float)
+    assert frames(comfy, outputs, "saved paste").shape == (FRAMES, 960, 1280, 3)
+    after = after.reshape(FRAMES, 480, 2, 640, 2, 3).mean((2, 4))
+    assert np.abs(after - before).max() < 4  # of 255
+    stretched = {"width": 640, "height": 640, "upscale_method": "bilinear", "crop": "disabled"}
+    large = {"large": {"class_type": "ImageScale", "inputs": {"image": ["source few", 0], **stretched}}}
+    with pytest.raises(ComfyError, match="Do not cut, pad or stretch"):
+        comfy.queue(wide | large | {"paste": paste})
 
 
 @pytest.mark.parametrize(
@@ -225,7 +324,7 @@ def test_crop_portrait_shows_and_chooses_people(comfy: ComfyServer, graph: Promp
     crop = _with(graph["source crop"], person="mask", mask=["mask", 0], match=["driver crop", 0], overlay_all=True)
     outputs = comfy.queue({**base, "mask": mask, "source crop": crop, "shown": shown})
     assert frames(comfy, outputs, "shown").shape == (FRAMES, 480, 640, 3)
-    assert any("matches the heads" in line for line in outputs["source crop"]["dpe_note"])
+    assert any("matches the heads" in line for line in note_lines(outputs["source crop"]))
     one = comfy.queue({**base, "source crop": graph["source crop"], "shown": shown})
     assert frames(comfy, one, "shown").shape == (1, 480, 640, 3)
     empty = mask | {"inputs": mask["inputs"] | {"value": 0.0}}
@@ -236,9 +335,10 @@ def test_crop_portrait_shows_and_chooses_people(comfy: ComfyServer, graph: Promp
 def test_paste_back_explains_what_it_misses_and_sees_a_pose_edit(comfy: ComfyServer, graph: Prompt):
     """The bundled driver turns the head, which no mask hides; and the parsing weights are not there."""
     outputs = comfy.queue(graph)
-    assert "the neck may no longer fit" in outputs["paste"]["dpe_note"][0]
+    assert "the neck may no longer fit" in note_lines(outputs["paste"])[0]
     expression = graph | {"paste": _with(graph["paste"], portrait=["expression", 0])}
-    assert not comfy.queue(expression).get("paste", {}).get("dpe_note")
+    # Said nonetheless: what the front end shows of an earlier run has to go.
+    assert comfy.queue(expression)["paste"] == {"dpe_note": []}
     with pytest.raises(ComfyError, match=r"79999_iter\.pth.*face_parsing"):
         comfy.queue(graph | {"paste": _with(graph["paste"], mask_shape="parsing")})
 
