@@ -13,6 +13,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -163,7 +164,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
 def save_checkpoint(
     path: str | Path,
     network: DPENetwork | Mapping[str, Tensor],
-    roles: BranchRoles,
+    roles: BranchRoles | None,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
@@ -172,7 +173,7 @@ def save_checkpoint(
     Args:
         path: where to, ending in .safetensors.
         network: a network in its training form, or the state dict of one.
-        roles: which branch edits what.
+        roles: which branch edits what; None where nobody knows, and the file does not say.
         metadata: further text entries, e.g. title, license, description.
         dtype: stored precision.
 
@@ -184,7 +185,9 @@ def save_checkpoint(
         if network.folded:
             raise CheckpointError(f"{path}: an inference network cannot be saved; save the one it was made from.")
         network = network.state_dict()
-    entries = {**(metadata or {}), "format": FORMAT, "roles": json.dumps({r: roles.branch(r) for r in ROLES})}
+    entries = {**(metadata or {}), "format": FORMAT}
+    if roles is not None:
+        entries["roles"] = json.dumps({r: roles.branch(r) for r in ROLES})
     tensors = {n: t.detach().to("cpu", dtype).contiguous() for n, t in network.items()}
     try:
         write_safetensors(path, tensors, entries)
@@ -220,7 +223,9 @@ def convert_checkpoint(
     """
     file = read_checkpoint(source)
     tensors = file.tensors if average_with is None else _mean_tensors(file, read_checkpoint(average_with))
-    save_checkpoint(target, tensors, roles or file.roles, {**file.metadata, **(metadata or {})}, dtype)
+    # The authors' files say nothing and are as released; files of this package that say nothing do so on purpose.
+    own = None if not file.roles_stated and file.metadata.get("format") == FORMAT else file.roles
+    save_checkpoint(target, tensors, roles or own, {**file.metadata, **(metadata or {})}, dtype)
     return read_checkpoint(target)
 
 
@@ -260,10 +265,31 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         ) from error
 
 
+def load_safely(path: Path, mmap: bool = False) -> Any:
+    """What a PyTorch file holds, on the CPU; no code in it is run.
+
+    The authors' and LIA's training checkpoints hold their command line beside the tensors: that is let through.
+
+    Raises:
+        CheckpointError: it holds a command line, and this PyTorch lets none through.
+        pickle.UnpicklingError and whatever else `torch.load` raises.
+    """
+    safe_globals = getattr(torch.serialization, "safe_globals", None)
+    try:
+        with nullcontext() if safe_globals is None else safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if safe_globals is not None or "argparse.Namespace" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{path}: expected tensors alone, found a command line beside them, as in the authors' training "
+            f"checkpoints. PyTorch {torch.__version__} cannot open such a file safely: install PyTorch 2.5 or newer."
+        ) from error
+
+
 def _read_pytorch(path: Path) -> StateDict:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = load_safely(path, mmap=zipfile.is_zipfile(path))
     except UNREADABLE as error:
         # PyTorch's own text advises loading it unsafely.
         unsafe = isinstance(error, pickle.UnpicklingError)

@@ -24,7 +24,7 @@ SPEED_COEFFICIENT = 0.5
 """beta of the One Euro filter, in cycles a standard deviation of the component: a swing of that size within a frame is
 let through whole."""
 SMALLEST_PARABOLA = 35.0 / 17.0 / (2.0 * np.pi**0.5)
-"""Standard deviation, frames, of the Gaussian that leaves as much of white noise as a parabola over five frames does."""
+"""Standard deviation, frames, of the Gaussian that leaves as much of white noise as a parabola over five frames."""
 SMALLEST_MEDIAN = 1.0 / 3.0**0.5
 """The same for the median of three, by the variance of its window."""
 SPEED_CUTOFF = 0.15

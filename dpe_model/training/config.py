@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import DPEError
-from ..network import Branch, NetworkConfig
+from ..network import NetworkConfig
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ class SupervisedWeights:
         hidden: weight of all pixels together that show what the source hides (the inside of a mouth that opens, eyes
             that were shut, what a turn brings into view), relative to that of a whole picture. They are few, and must
             be painted. 0 = as any other.
-        close: of a generator with dark holes, the openness of the last mask where a hole would be nearer the truth than
-            what was made.
+        close: of a generator with dark holes, how far the last mask is from the side, open or closed, that is nearer
+            the truth (`holes.closing_loss`).
         self_fraction: share of a batch driven by its own source, whose true picture is the source.
     """
 
@@ -244,15 +244,19 @@ class TrainConfig:
         warm_start: a checkpoint of this package or of the authors to start from, or LIA's `vox.pt`. The regression
             heads, which no checkpoint holds, are fitted to its codes where there are rendered heads to tell from.
         vgg: VGG19 weights for the perceptual loss; empty = off.
-        pose_branch: which branch the supervised losses teach the pose, by its checkpoint name.
+        pose_branch: which branch the supervised losses teach the pose, by its checkpoint name; empty = as in the warm
+            start's file, else `pose`. Where neither that file nor rendered heads say which branch is which, the
+            checkpoints do not, either.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.
         start_as_copy: start with still flows, open masks, and colours handed through: the network copies its source.
+            With LIA's encoder the colours are read off its first layer as well as a linear map can.
         grow_as_copy: on growing, read the colours from the source warped at the new size (sharp, with the flow learned
             so far) instead of up-sampling those of the smaller network's picture.
         orthogonal_motion: start the linear stacks of motion editing as rotations instead of Gaussian.
         precision: `bf16` runs the convolutions in bfloat16; codes, styles, flow and sums of RGB stay float32.
         threads: CPU threads, 0 = PyTorch's choice.
-        accumulate: split each process's batch into this many parts.
+        accumulate: split each process's batch into this many parts of one size: processes times parts must divide the
+            batches of all stages.
         max_seconds: stop after this long (resumable), 0 = no limit.
         title, license: written into the checkpoint.
     """
@@ -268,7 +272,7 @@ class TrainConfig:
     output: Output = field(default_factory=Output)
     warm_start: str = ""
     vgg: str = ""
-    pose_branch: Branch = "pose"
+    pose_branch: Literal["", "pose", "exp"] = ""
     adversarial_from: int = 0
     ema: float = 0.999
     start_as_copy: bool = True
@@ -321,6 +325,17 @@ class TrainConfig:
         """Whether a discriminator is trained."""
         return self.published.adversarial > 0 or self.supervised.adversarial > 0
 
+    def check_parts(self, processes: int) -> None:
+        """See that every batch splits evenly. Raises ConfigError."""
+        parts = processes * self.accumulate
+        for index, stage in enumerate(self.stages):
+            if stage.batch % parts:
+                raise ConfigError(
+                    f"stages.{index}.batch: expected a multiple of {parts} ({processes} processes with accumulate = "
+                    f"{self.accumulate} parts each), got {stage.batch}. Change batch, accumulate or the number of "
+                    "processes."
+                )
+
     def stage_at(self, step: int) -> tuple[int, int]:
         """Index of the stage that step number `step` (from 0) belongs to, and the steps done in it before."""
         for index, stage in enumerate(self.stages):
@@ -351,10 +366,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: no such file, not parsable, an unknown key, or a value of the wrong kind; the message names it.
     """
+    return config_from(load_values(path, overrides))
+
+
+def load_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a configuration file and `overrides` say, as plain values. Arguments and errors as `load_config`."""
     values = _read(Path(path))
     for text in overrides:
         apply_override(values, text)
-    return config_from(values)
+    return values
 
 
 def config_from(values: Mapping[str, Any]) -> TrainConfig:

@@ -6,12 +6,18 @@ straight one would have seen, and several processes share a joint batch without 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import io
 import logging
+import os
+import signal
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,12 +28,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DPEError, FrameError
-from ..frames import to_network
+from ..frames import check_square, to_network
 from .config import Source
 from .framing import framing
 from .landmarks import BROWS, EYES, JAW, MOUTH, NOSE
 
 logger = logging.getLogger(__name__)
+
+VIDEO_ENDINGS = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv"}
+)
+"""What counts as a video among clips."""
+
+KEPT_BYTES = 1024**3
+"""Memory for the frames of clips, in every process that reads them."""
 
 POSE_OFFSET = (0.0, 0.0, 0.0, 0.22, 0.0, 0.15)
 POSE_UNIT = (16.0, 9.0, 6.0, 0.03, 0.27, 0.18)
@@ -271,48 +285,111 @@ class ShardReader:
 
 
 class ClipReader:
-    """Pairs of frames from a folder of videos, or of folders of frames.
+    """Pairs of frames from a folder of videos, or of folders of frames, however deep they lie.
 
-    Videos are decoded once and kept as JPEG frames in memory, up to `frames_a_clip` evenly spaced ones of each.
+    A clip is decoded when it is first drawn, and up to `frames_a_clip` evenly spaced frames of it are kept in memory as
+    JPEG. Where that takes more than `most_bytes`, the clips go that were not drawn for longest, and are decoded once
+    more when they are drawn again. A clip that cannot be used is passed over, with a warning.
+
+    Raises:
+        DataError: no folder, or no clip in it.
     """
 
-    def __init__(self, source: Source, frames_a_clip: int = 64) -> None:
+    def __init__(self, source: Source, frames_a_clip: int = 64, most_bytes: int = KEPT_BYTES) -> None:
         root = Path(source.path)
         if not root.is_dir():
             raise DataError(f"{root}: expected a folder of videos or of folders of frames, found none.")
         self.source = source
-        self.frames_a_clip = frames_a_clip
-        self.paths = [p for p in sorted(root.iterdir()) if not p.name.startswith(".")]
-        self.kept: dict[Path, list[bytes]] = {}
+        self.frames_a_clip, self.most_bytes = frames_a_clip, most_bytes
+        self.paths = find_clips(root)
+        self.kept: OrderedDict[Path, list[bytes]] = OrderedDict()
+        self.bytes = 0
+        self.broken: set[Path] = set()
+        self.reason = ""
         if not self.paths:
-            raise DataError(f"{root}: expected videos or folders of frames, found an empty folder.")
+            raise DataError(
+                f"{root}: expected videos ({', '.join(sorted(VIDEO_ENDINGS))}) or folders of frames, found none in it."
+            )
 
     def sample(self, rng: np.random.Generator, size: int) -> PairBatch:
-        """Two frames of one clip."""
-        frames = self._frames(self.paths[int(rng.integers(len(self.paths)))])
+        """Two frames of one clip. Raises DataError where no clip is left that can be used."""
+        frames: list[bytes] | None = None
+        while frames is None:
+            if len(self.broken) == len(self.paths):
+                raise DataError(
+                    f"{self.source.path}: expected clips of at least two square frames, but none of the "
+                    f"{len(self.paths)} can be used. {self.reason}"
+                )
+            # Draws depend on the generator and the files alone, not on which clips are known or kept already.
+            frames = self._frames(self.paths[int(rng.integers(len(self.paths)))])
         return pair_from([_decode(frames[i]) for i in rng.integers(len(frames), size=2)], rng, size, self.source)
 
-    def _frames(self, path: Path) -> list[bytes]:
-        if path not in self.kept:
-            self.kept[path] = self._read(path)
-        return self.kept[path]
+    def _frames(self, path: Path) -> list[bytes] | None:
+        """The frames of a clip that are kept, None of a broken one."""
+        if path in self.broken:
+            return None
+        if path in self.kept:
+            self.kept.move_to_end(path)
+            return self.kept[path]
+        try:
+            found = self._read(path)
+        except (DPEError, OSError) as error:
+            self.broken.add(path)
+            self.reason = str(error)
+            logger.warning("Passed over a clip that cannot be used: %s", error)
+            return None
+        self.kept[path] = found
+        self.bytes += _size(found)
+        while self.bytes > self.most_bytes and len(self.kept) > 1:
+            self.bytes -= _size(self.kept.popitem(last=False)[1])
+        return found
 
     def _read(self, path: Path) -> list[bytes]:
         from ..video import open_frames
 
         opened = open_frames(path)
-        count = opened.info.frames
-        stride = max(1, (count or 0) // self.frames_a_clip)
+        count = opened.count_frames()
+        wanted = np.linspace(0, count - 1, min(count, self.frames_a_clip)).round().astype(int).tolist()
         found: list[bytes] = []
         position = 0
-        for chunk in opened.chunks(16):
+        for chunk in opened.chunks(16, stop=count):
             for frame in chunk:
-                if position % stride == 0 and len(found) < self.frames_a_clip:
+                if len(found) < len(wanted) and position == wanted[len(found)]:
                     found.append(_encode(frame))
                 position += 1
+            check_square(chunk, str(path))
         if len(found) < 2:
             raise DataError(f"{path}: expected a clip of at least two frames, found {len(found)}. Remove it.")
         return found
+
+
+def find_clips(root: Path) -> list[Path]:
+    """The videos, and the folders that hold pictures beside no video, in a folder and the folders in it, sorted.
+
+    Hidden ones are left out, and pictures beside the folders in `root`. Linked folders are gone into, each once.
+    """
+    from ..video.pictures import is_picture
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [Path(place, name) for name in names if not name.startswith(".")]
+        videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
+        stray = folders and Path(place) == root
+        if not videos and not stray and any(map(is_picture, files)):
+            found.append(Path(place))
+        found += videos
+    return sorted(found)
+
+
+def _size(frames: Sequence[bytes]) -> int:
+    return sum(map(len, frames))
 
 
 def _encode(frame: Tensor) -> bytes:
@@ -462,4 +539,59 @@ def step_batches(data: StepData, start: int, stop: int, workers: int) -> Iterato
     steps = range(start, stop)
     if workers == 0:
         return (data[s] for s in steps)
-    return iter(DataLoader(data, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=2))
+    ending = RawValue("b", 0)
+    loader = DataLoader(
+        _Told(data),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        prefetch_factor=2,
+        worker_init_fn=_Outliving(ending),
+    )
+    items = iter(loader)
+    # Registered after what makes sure of the workers' end when the program ends, so it comes before that.
+    atexit.register(setattr, ending, "value", 1)
+    return _raised(items)
+
+
+class _Told(Dataset[Batch | DPEError | OSError]):
+    """Data whose errors are handed over like batches: raised in a worker they would come with its whole traceback."""
+
+    def __init__(self, data: StepData) -> None:
+        self.data = data
+
+    def __getitem__(self, step: int) -> Batch | DPEError | OSError:
+        try:
+            return self.data[step]
+        except (DPEError, OSError) as error:
+            return error
+
+
+def _raised(items: Iterator[Batch | DPEError | OSError]) -> Iterator[Batch]:
+    try:
+        for item in items:
+            if isinstance(item, DPEError | OSError):
+                raise item
+            yield item
+    finally:
+        # Ends the workers, however long somebody keeps the error.
+        del items
+
+
+class _Outliving:
+    """Lets a worker live through the signals that ask a run to stop: they go to its whole group, and it ends workers.
+
+    Args:
+        ending: a shared number; not 0 where the program ends and a worker that is still there has to go.
+    """
+
+    def __init__(self, ending: Any) -> None:
+        self.ending = ending
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._asked)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.ending.value:
+            os._exit(0)

@@ -29,6 +29,8 @@ from .discriminator import Discriminator
 
 COLOUR_LEVELS = 9
 """Values of red, green and blue each that an RGB head's map of colours is looked at by."""
+SMALLEST_DIRECTION = 1e-3
+"""Size of a direction in features that a fitted head still reads, relative to the largest."""
 PAIR_CHANNELS = 6
 """Channels that carry the colours, see `colour_pair`."""
 
@@ -196,6 +198,33 @@ def start_as_copy(network: DPENetwork) -> None:
             for head in heads[:-1]:
                 cast(ConvLayer, head.conv).conv.weight.zero_()
             _read_colours(heads[-1], torch.eye(3), torch.zeros(3))
+
+
+def read_first_layer(network: DPENetwork, opened: float = 1.0) -> None:
+    """Let the generators' last RGB heads read the colours off an encoder's first layer that was not set up for it.
+
+    The heads take the linear map from that layer's features that comes nearest to the colours, over all of them.
+
+    Args:
+        network: whose flows are still and whose other RGB heads are zero, as `start_as_copy` leaves them.
+        opened: how much of the features the masks let through, 0..1.
+    """
+    first = cast(ConvLayer, network.enc.net_app.convs[0])
+    with torch.no_grad():
+        colours = all_colours(first.conv.weight)
+        made = opened * first(colours.T.reshape(1, 3, 1, -1)).reshape(-1, len(colours)).T
+        known = F.pad(made, (0, 1), value=1.0).double().cpu()
+        # Features that hardly vary would take large weights, which blow up what masks and warps change in them.
+        fitted = torch.linalg.lstsq(known, colours.double().cpu(), rcond=SMALLEST_DIRECTION, driver="gelsd").solution
+        matrix, offset = fitted[:-1].T, fitted[-1]
+        for branch in BRANCHES:
+            head = network.generator(branch).to_rgbs[-1]
+            layer = cast(ConvLayer, head.conv)
+            _set(layer, matrix / SQRT2, 3)
+            # With the offset in the activation's bias it sees the colours plus sqrt(2), which is its linear part.
+            bias = cast(nn.Module, layer.act).get_parameter("bias")
+            bias.copy_((offset / SQRT2 + 1.0).view_as(bias))
+            head.get_parameter("bias").fill_(-SQRT2)
 
 
 def _read_colours(head: nn.Module, matrix: Tensor, offset: Tensor) -> None:

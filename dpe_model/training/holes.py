@@ -4,9 +4,7 @@ Pictures are made of fetched features alone, so where the source has nothing to 
 mask is all there is to paint with. In networks that `growth.py` starts, a closed mask leaves grey, as no features mean
 the middle of the range of colours. Black is what a mouth wants.
 
-Measured on the bundled model (1040 steps of its expression branch, 96 unseen tuples): what the source hides came out
-0.55 dB nearer the truth, what it shows 0.4 dB farther, whole pictures alike. Mouths are dark inside, with soft edges.
-To be better it takes longer than that, and it is not what is bundled.
+The bundled model's expression branch ends with such a stage: its card has the figures.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..network import BRANCHES, Branch, DPENetwork
-from ..network.generator import Generator
+from ..network.generator import Generator, warp
 from ..network.layers import SQRT2, ConvLayer
 from .growth import PAIR_CHANNELS, all_colours
 
@@ -30,6 +28,11 @@ MOST_OPEN = 5.0
 what is seen in the source came out 1 dB worse, since masks that are not quite open tint."""
 SMALLEST_HOLE = 0.003
 """Mean gain of a picture that counts at least in `closing_loss`: what is all but right is left alone."""
+CLOSED, OPEN = -4.0, 3.0
+"""Logits beyond which a mask on the right side is left alone. Masks start from more than `OPEN`: were all of them
+pushed open, they would hardly learn where to close."""
+SPILL = 0.15
+"""How much what a hole covers in vain counts against what it gains elsewhere: holes are few, and must be found."""
 
 
 def darken_holes(network: DPENetwork, branch: Branch) -> None:
@@ -48,24 +51,29 @@ def darken_holes(network: DPENetwork, branch: Branch) -> None:
         _limit_masks(generator)
 
 
-def closing_loss(maps: Tensor, made: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
-    """How far open a mask is where a hole would be nearer the truth than what was made, a scalar.
+def closing_loss(maps: Tensor, source: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
+    """Whether each pixel's mask is on the side that is nearer the truth, a hole or what is fetched; a scalar.
 
     By the picture alone a mask hardly learns to close: where it is open its sigmoid lets little of a gradient through,
-    and few pixels want it.
+    and few pixels want it. This is a hinge loss whose cost is what the wrong side costs the picture, so that a hole
+    ends where it no longer pays.
 
     Args:
-        maps: flow maps of the last level [N, 3, S, S], before tanh and sigmoid.
-        made, truth: pictures [N, 3, S, S]; no gradients reach `made`.
-        visible: [N, 1, S, S], share of the pixel seen in the source, 0..1: what is not hidden stays open.
+        maps: flow maps of the last level [N, 3, S, S], before tanh and sigmoid; gradients reach the masks alone.
+        source, truth: pictures [N, 3, S, S].
+        visible: [N, 1, S, S], share of the pixel seen in the source, 0..1: what is seen is not asked to close.
 
     Returns:
-        Mean over samples of softplus(logit), weighted by how much nearer a hole would be.
+        Mean over samples of how far logits are from `CLOSED` or `OPEN`, in units of what the holes are worth.
     """
-    gain = (made.detach().float() - truth).abs().mean(1, keepdim=True) - (DARK - truth).abs().mean(1, keepdim=True)
-    gain = F.relu(gain) * (1.0 - visible)
-    weight = gain / gain.sum((1, 2, 3), keepdim=True).clamp_min(SMALLEST_HOLE * gain[0].numel())
-    return (weight * F.softplus(maps[:, 2:3].float())).sum() / len(maps)
+    with torch.no_grad():
+        fetched, _ = warp(source, maps.float())
+        gain = (fetched - truth).abs().mean(1, keepdim=True) - (DARK - truth).abs().mean(1, keepdim=True)
+        closing, opening = F.relu(gain) * (1.0 - visible), F.relu(-gain)
+        worth = closing.sum((1, 2, 3), keepdim=True).clamp_min(SMALLEST_HOLE * gain[0].numel())
+    logit = maps[:, 2:3].float()
+    cost = closing * F.relu(logit - CLOSED) + SPILL * opening * F.relu(OPEN - logit)
+    return (cost / worth).sum() / len(maps)
 
 
 def _constant_channel(network: DPENetwork) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import pickle
 import zipfile
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..checkpoint import load_safely
 from ..errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -180,9 +180,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # LIA's and the authors' training checkpoints hold their command line beside the tensors.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_safely(path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: expected a file of tensors, could not read it as one ({error}).") from error
     return flatten_tensors(loaded)

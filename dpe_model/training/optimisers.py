@@ -56,6 +56,17 @@ def orthogonalised(update: Tensor) -> Tensor:
     return x.T if tall else x
 
 
+def state_entries(optimiser: Optimizer) -> list[tuple[torch.Size, frozenset[str]]]:
+    """Of every parameter, as `state_dict` numbers them: its shape, and what the optimiser keeps of it."""
+    found: list[tuple[torch.Size, frozenset[str]]] = []
+    for group in optimiser.param_groups:
+        kept = {"step", "exp_avg", "exp_avg_sq"}
+        if isinstance(optimiser, Muon):
+            kept = {"average"} if group["matrices"] else {"step", "average", "square"}
+        found += [(parameter.shape, frozenset(kept)) for parameter in group["params"]]
+    return found
+
+
 class Muon(Optimizer):
     """Momentum whose matrix updates are orthogonalised (Jordan et al. 2024); Adam for everything else.
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError
+from .config import TrainConfig
+from .optimisers import state_entries
 
 SCALARS = "resume.json"
 
@@ -28,13 +30,54 @@ def optimiser_tensors(optimiser: Optimizer, prefix: str) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Put back what `optimiser_tensors` took; learning rates stay as configured."""
+    """Put back what `optimiser_tensors` took; learning rates stay as configured.
+
+    Raises:
+        CheckpointError: it was another kind of optimiser, or had other parameters.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(prefix + "."):
             _, number, key = name.rsplit(".", 2)
             state.setdefault(int(number), {})[key] = value
+    known = dict(enumerate(state_entries(optimiser)))
+    for place, entries in state.items():
+        shape, kept = known.get(place, (None, None))
+        shapes = {v.shape for k, v in entries.items() if k != "step"}
+        if kept != entries.keys() or shapes != {shape}:
+            raise CheckpointError(
+                f"resume: the saved {prefix} does not fit the configuration: expected {sorted(kept or ())} of shape "
+                f"{shape} for parameter {place}, found {sorted(entries)} of {sorted(shapes)}. Resume with the "
+                "optimiser.kind, and the stages' phase and branch, that the run was started with."
+            )
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def check_resumed(config: TrainConfig, began: Mapping[str, Any], stage: int) -> None:
+    """See that what the optimisers' state depends on is as it was.
+
+    Args:
+        config: what to go on with.
+        began: the plain values that the run was configured with.
+        stage: index of the stage it was in.
+
+    Raises:
+        CheckpointError: the message names the setting.
+    """
+    if stage >= len(config.stages):
+        raise CheckpointError(f"resume: the run was in stage {stage + 1}; the configuration has no such stage.")
+    now, then = config.stages[stage], began["stages"][stage]
+    settings = {
+        "optimiser.kind": (began["optimiser"].get("kind", "adam"), config.optimiser.kind),
+        f"stages.{stage}.phase": (then.get("phase", "edit"), now.phase),
+        f"stages.{stage}.branch": (then.get("branch", ""), now.branch),
+    }
+    for name, (was, wanted) in settings.items():
+        if was != wanted:
+            raise CheckpointError(
+                f"resume: {name}: expected {was!r}, which the saved optimiser state belongs to, got {wanted!r}. Resume "
+                "with the old setting, or start a new run from the last checkpoint (warm_start)."
+            )
 
 
 def module_tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from ..network import Branch, DPENetwork
 from ..network.layers import EqualLinear
+from ..network.motion_editing import Direction
 from .config import Phase, PublishedWeights, TrainConfig
 from .cycle import run_cycle
 from .data import Batch, DataError, PairBatch, SupervisedBatch
@@ -41,11 +42,12 @@ class StepOutput:
 
 
 def cast_convolutions(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The module's parameters with convolutions in `dtype`; styles, codes, flow and RGB sums stay float32.
+    """The module's parameters with convolutions in `dtype`; styles, motion, codes, flow and RGB sums stay float32.
 
     Gradients flow back through the casts to the float32 parameters.
     """
-    full = {id(p) for m in module.modules() if isinstance(m, EqualLinear | nn.Linear) for p in m.parameters()}
+    kinds = EqualLinear | nn.Linear | Direction
+    full = {id(p) for m in module.modules() if isinstance(m, kinds) for p in m.parameters()}
     found: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         sums = name.endswith(".bias") and name.split(".")[-3] in ("to_rgbs", "to_flows")
@@ -54,15 +56,20 @@ def cast_convolutions(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor
 
 
 class LossModel(nn.Module):
-    """Network and regression heads with the losses on a batch."""
+    """Network and regression heads with the losses on a batch; `pose_branch` is taught the pose."""
 
     def __init__(
-        self, network: DPENetwork, heads: ParameterHeads, config: TrainConfig, perceptual: PerceptualLoss | None
+        self,
+        network: DPENetwork,
+        heads: ParameterHeads,
+        config: TrainConfig,
+        pose_branch: Branch,
+        perceptual: PerceptualLoss | None,
     ) -> None:
         super().__init__()
         self.network, self.heads = network, heads
         self.weights = config.published
-        self.supervision = Supervision(config.supervised, config.pose_branch, perceptual)
+        self.supervision = Supervision(config.supervised, pose_branch, perceptual)
         # In a tuple, so that its frozen weights are no part of this module.
         self.frozen = (perceptual,)
         self.phase: Phase = "edit"

@@ -300,7 +300,7 @@ class Supervision:
                 self._flow_terms(terms, role, maps, batch)
                 if role == "exp" and weights.close and batch.exp_visible is not None:
                     visible = _resized(batch.exp_visible, image.shape[-1])
-                    terms["exp_close"] = weights.close * closing_loss(maps[-1], image, truth.image, visible)
+                    terms["exp_close"] = weights.close * closing_loss(maps[-1], batch.source, truth.image, visible)
         if _due(step, weights.reading_every) and (weights.reading or weights.features):
             self._reading_terms(terms, network, heads, images, batch)
         both = None

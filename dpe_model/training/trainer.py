@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,23 +23,33 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ..checkpoint import BranchRoles, load_checkpoint, save_checkpoint
+from ..checkpoint import save_checkpoint
 from ..devices import chosen_device
-from ..errors import CheckpointError
 from ..network import Branch, DPENetwork
 from ..network.layers import Unused
-from .config import Stage, TrainConfig, config_values
+from .config import ConfigError, Stage, TrainConfig, config_values
 from .data import Batch, DataError, Share, StepData, SupervisedBatch, step_batches
 from .discriminator import STDDEV_GROUP, Discriminator
-from .growth import grow, grow_discriminator, start_as_copy
+from .growth import grow, grow_discriminator, read_first_layer, start_as_copy
+from .guard import GradientGuard, check_finite
 from .heads import ParameterHeads, start_motion
 from .holes import darken_holes
-from .losses import PerceptualLoss, load_perceptual, read_state_dict
+from .losses import PerceptualLoss, load_perceptual
 from .optimisers import make_optimiser
 from .report import Reporter, mean_terms
-from .state import load_state, module_tensors, optimiser_tensors, restore_module, restore_optimiser, save_state
+from .start import WarmStart, choose_roles, kept_roles, warm_start
+from .state import (
+    SCALARS,
+    check_resumed,
+    load_state,
+    module_tensors,
+    optimiser_tensors,
+    restore_module,
+    restore_optimiser,
+    save_state,
+)
 from .steps import DiscriminatorStep, FrozenCritic, GeneratorStep, LossModel, StepOutput
-from .supervision import orthogonal_motion, zero_flows
+from .supervision import MASK_OPEN, orthogonal_motion, zero_flows
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +70,20 @@ class Outcome:
     reason: str
 
 
+PATIENCE = 5.0
+"""Seconds after a request to stop in which another SIGTERM only says the same once more: launchers send it to a process
+and to its group, or hand it on."""
+
+
 class Interruption:
-    """Turns SIGINT and SIGTERM into a request to stop after the step in hand."""
+    """Turns SIGINT and SIGTERM into a request to stop after the step in hand.
+
+    A SIGINT after that ends the process the usual way, and so does a SIGTERM when `PATIENCE` is over.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -79,40 +98,12 @@ class Interruption:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        # A second signal ends the process the usual way.
-        for n, handler in self._before.items():
-            signal.signal(n, handler)
-
-
-def warm_start(network: DPENetwork, path: str | Path, sharp: bool = False) -> DPENetwork:
-    """Start from a file: a DPE checkpoint (grown where it is for smaller pictures, see `grow`), or LIA's `vox.pt`.
-
-    From LIA come the encoder, the motion stack (`enc.fc` -> `mlp`) and the directions; the generators stay fresh.
-
-    Raises:
-        CheckpointError: neither of the two, or of other sizes.
-    """
-    state = read_state_dict(Path(path))
-    gen = {k.removeprefix("gen."): v for k, v in state.items() if k.startswith("gen.")} or state
-    if "dec.direction.weight" not in gen:
-        return grow(load_checkpoint(path, training=True).network, network.config, sharp)
-    renamed = {"dec.direction.weight": "dir.weight"}
-    wanted = network.state_dict()
-    taken: dict[str, Tensor] = {}
-    for name, value in gen.items():
-        ours = renamed.get(name) or ("mlp." + name.removeprefix("enc.fc.") if name.startswith("enc.fc.") else name)
-        if ours.startswith(("enc.net_app.", "mlp.", "dir.")):
-            taken[ours] = value.float()
-    missing = [k for k in wanted if k.startswith(("enc.net_app.", "mlp.", "dir.")) and k not in taken]
-    wrong = [k for k, v in taken.items() if k not in wanted or wanted[k].shape != v.shape]
-    if missing or wrong:
-        raise CheckpointError(
-            f"{path}: expected LIA weights for this network; missing {missing[:2]}, misshapen or unknown {wrong[:2]}. "
-            "LIA's vox.pt fits the published widths at 256 px."
-        )
-    network.load_state_dict({**wanted, **taken})
-    return network
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._asked = True, now
+        elif number == signal.SIGINT or now - self._asked > PATIENCE:
+            self.__exit__()
+            signal.raise_signal(number)
 
 
 def learning_rate(config: TrainConfig, stage: Stage, done: int) -> float:
@@ -153,10 +144,19 @@ class Trainer:
         config: what to do.
         resume: folder of a run to go on with, or None.
         share: which part of each batch this process takes.
+
+    Raises:
+        ConfigError: the output folder holds another run, batches do not split evenly, or the configuration contradicts
+            the roles of the branches that the start file states, or that the run to go on with began with.
+        CheckpointError: the start file or the run to go on with cannot be used.
     """
 
     def __init__(self, config: TrainConfig, resume: Path | None = None, share: Share | None = None) -> None:
         self.config, self.share = config, share or Share()
+        self.folder = Path(config.out)
+        config.check_parts(self.share.world)
+        _refuse_another_run(self.folder, resume)
+        saved = None if resume is None else load_state(resume)
         self.device = pick_device(config.device)
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         torch.manual_seed(config.seed)
@@ -165,9 +165,17 @@ class Trainer:
         self.step = 0
         self.perceptual = self._load_perceptual()
         self.stage_index = -1
-        self._enter_stage(0, self._fresh_network(), None, None)
-        if resume is not None:
-            self._resume(resume)
+        start = self._start(warm=saved is None)
+        self.roles = choose_roles(config, start) if saved is None else kept_roles(config, saved[1])
+        if not self.roles.known and self.share.rank == 0:
+            logger.warning(
+                "Nothing here says which branch is to edit the pose, so the checkpoints will not, either: measure it "
+                "with `roles`."
+            )
+        self._guard, self._discriminator_guard = GradientGuard("network"), GradientGuard("discriminator")
+        self._enter_stage(0, start.network, None, None)
+        if saved is not None:
+            self._restore(*saved)
 
     # Construction ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +187,8 @@ class Trainer:
         loss = load_perceptual(self.config.vgg)
         return None if loss is None else loss.to(self.device, self.dtype)
 
-    def _fresh_network(self) -> DPENetwork:
+    def _start(self, warm: bool) -> WarmStart:
+        """The network of the first stage, fresh or (with `warm`) as the start file has it."""
         network = DPENetwork(self.config.network.at(self.config.stages[0].size))
         if self.config.start_as_copy:
             zero_flows(network)
@@ -187,7 +196,13 @@ class Trainer:
         if self.config.orthogonal_motion:
             orthogonal_motion(network)
         path = self.config.warm_start
-        return warm_start(network, path, self.config.grow_as_copy) if path else network
+        if not path or not warm:
+            return WarmStart(network)
+        start = warm_start(network, path, self.config.grow_as_copy)
+        if self.config.start_as_copy and start.roles is None:
+            # Only LIA's encoder came, with colours of its own in place of those the generators were to read.
+            read_first_layer(start.network, opened=1.0 / (1.0 + math.exp(-MASK_OPEN)))
+        return start
 
     def _enter_stage(
         self, index: int, network: DPENetwork, heads: ParameterHeads | None, discriminator: Discriminator | None
@@ -200,11 +215,11 @@ class Trainer:
             to_channels_last(self.network)
         stage = config.stages[index]
         if stage.dark_holes:
-            darken_holes(self.network, self.exp_branch)
+            darken_holes(self.network, self.roles.exp)
         self.heads = (heads or ParameterHeads(config.network.style_dim)).to(self.device)
         self._choose_trained(stage)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
-        self.model = LossModel(self.network, self.heads, config, self.perceptual)
+        self.model = LossModel(self.network, self.heads, config, self.roles.pose, self.perceptual)
         self.model.phase, self.model.branch = stage.phase, stage.branch or None
         self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
         self.optimiser = make_optimiser(trainable(self.model), config.optimiser, config.optimiser.generator_every)
@@ -255,12 +270,18 @@ class Trainer:
 
     # The loop -------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Outcome:
-        """Train to the configured end, to the time limit, or until asked to stop; saves before it returns."""
+    def run(self, quiet: bool = False) -> Outcome:
+        """Train to the configured end, to the time limit, or until asked to stop; saves before it returns.
+
+        With `quiet` there is no progress bar, whatever the configuration says.
+
+        Raises:
+            DataError: the samples cannot be had.
+            DivergedError: the gradients were not finite for too long, or the weights are not; nothing was saved then.
+        """
         config, started = self.config, time.monotonic()
-        self.folder = Path(config.out)
         reporter = Reporter(self.folder, config.output.tensorboard) if self.share.rank == 0 else None
-        hidden = self.share.rank != 0 or not config.output.progress
+        hidden = quiet or self.share.rank != 0 or not config.output.progress
         saved = time.monotonic()
         reason = "done"
         with Interruption() as interruption, tqdm(total=config.steps, initial=self.step, disable=hidden) as progress:
@@ -317,7 +338,7 @@ class Trainer:
             self._fit_heads()
 
     def _fit_heads(self) -> None:
-        branches: tuple[Branch, Branch] = (self.config.pose_branch, self.exp_branch)
+        branches: tuple[Branch, Branch] = (self.roles.pose, self.roles.exp)
         codes: list[tuple[Tensor, ...]] = []
         with torch.no_grad():
             for batch in self._joint_batches(FITTED_CODES):
@@ -332,7 +353,7 @@ class Trainer:
         after_motion = self.model.phase == "motion"
         network = self.ema.requires_grad_(True)
         if after_motion and self.config.stages[stage].phase != "motion":
-            start_motion(network, self.heads, self._sample_codes(network), self.config.pose_branch)
+            start_motion(network, self.heads, self._sample_codes(network), self.roles.pose)
         self._enter_stage(stage, network, self.heads, self.discriminator)
 
     def _sample_codes(self, network: DPENetwork) -> Tensor:
@@ -394,12 +415,17 @@ class Trainer:
                 (output.total / len(parts)).backward()
             outputs.append(output)
         terms = mean_of([{"loss": o.total.detach(), **{k: v.detach() for k, v in o.terms.items()}} for o in outputs])
+        # Gradients are those of all processes by now, so all of them decide alike.
+        norm = nn.utils.clip_grad_norm_(trainable(self.model), config.optimiser.clip or math.inf).detach()
         if config.optimiser.clip:
-            terms["gradient_norm"] = nn.utils.clip_grad_norm_(trainable(self.model), config.optimiser.clip).detach()
-        self.optimiser.step()
+            terms["gradient_norm"] = norm
+        updated = self._guard.allows(norm, self.step)
+        if updated:
+            self.optimiser.step()
         if critic is not None and any(self._weight_of(p) for p in parts):
             terms["discriminator"] = self._discriminator_step(outputs)
-        self._average()
+        if updated:
+            self._average()
         return outputs[-1], self._reduce(terms)
 
     def _weight_of(self, batch: Batch) -> float:
@@ -418,7 +444,9 @@ class Trainer:
                 loss = self.discriminator_step(output.fakes, output.reals, penalise)
                 (loss / len(outputs)).backward()
             losses.append(loss.detach())
-        self.discriminator_optimiser.step()
+        norm = nn.utils.clip_grad_norm_(trainable(self.discriminator), math.inf)
+        if self._discriminator_guard.allows(norm, self.step):
+            self.discriminator_optimiser.step()
         return torch.stack(losses).mean()
 
     def _synchronised(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -466,25 +494,20 @@ class Trainer:
             reporter.sheet(self.step, output.images)
 
     def save(self) -> None:
-        """Write the averaged network as a checkpoint, and the state to go on from. Only the first process does."""
+        """Write the averaged network as a checkpoint, and the state to go on from. Only the first process does.
+
+        Raises:
+            DivergedError: the weights are not finite; what was saved before stays.
+        """
+        check_finite({**module_tensors(self.network, "network"), **module_tensors(self.ema, "ema")}, "save")
         if self.share.rank == 0:
             path = self.folder / f"checkpoint-{self.step:07d}.safetensors"
-            save_checkpoint(path, self.ema, self.roles, self._metadata())
+            save_checkpoint(path, self.ema, self.roles.stated, self._metadata())
             save_state(self.folder, self._tensors(), self._scalars())
             for old in sorted(self.folder.glob("checkpoint-*.safetensors"))[: -max(1, self.config.output.keep)]:
                 old.unlink()
         if self.share.world > 1:
             dist.barrier()
-
-    @property
-    def roles(self) -> BranchRoles:
-        """Which branch edits what, as the supervised losses taught it."""
-        return BranchRoles(expression=self.exp_branch, pose=self.config.pose_branch)
-
-    @property
-    def exp_branch(self) -> Branch:
-        """The branch that the supervised losses teach the expression."""
-        return "exp" if self.config.pose_branch == "pose" else "pose"
 
     def _metadata(self) -> dict[str, str]:
         config = self.config
@@ -506,13 +529,12 @@ class Trainer:
         return tensors
 
     def _scalars(self) -> dict[str, Any]:
-        return {"step": self.step, "stage": self.stage_index, "config": config_values(self.config)}
+        roles = dataclasses.asdict(self.roles)
+        return {"step": self.step, "stage": self.stage_index, "roles": roles, "config": config_values(self.config)}
 
-    def _resume(self, folder: Path) -> None:
-        tensors, scalars = load_state(folder)
+    def _restore(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         stage = int(scalars["stage"])
-        if stage >= len(self.config.stages):
-            raise CheckpointError(f"{folder}: the run was in stage {stage + 1}; the configuration has no such stage.")
+        check_resumed(self.config, scalars["config"], stage)
         if stage:
             network = DPENetwork(self.config.network.at(self.config.stages[stage].size))
             self._enter_stage(stage, network, None, None)
@@ -525,6 +547,17 @@ class Trainer:
             restore_optimiser(self.discriminator_optimiser, tensors, "discriminator_optimiser")
         torch.set_rng_state(tensors["rng"])
         self.step = int(scalars["step"])
+
+
+def _refuse_another_run(out: Path, resume: Path | None) -> None:
+    """See that a run does not write over another one's files. Raises ConfigError."""
+    if resume is not None and resume.resolve() == out.resolve():
+        return
+    if (out / SCALARS).exists() or any(out.glob("checkpoint-*.safetensors")):
+        raise ConfigError(
+            f"out: expected a folder without a run, but {out} holds one. Go on with it (--resume {out}), or choose "
+            "another folder (out=...)."
+        )
 
 
 def shareable(config: TrainConfig) -> dict[str, Any]:

@@ -157,6 +157,30 @@ def test_refuses_truncated_files(tmp_path, weights, name, keep):
     refused(path, "truncated")
 
 
+@pytest.fixture
+def old_pytorch(monkeypatch):
+    """PyTorch before 2.5, which cannot be told what is harmless."""
+    monkeypatch.delattr(torch.serialization, "safe_globals")
+
+
+def test_old_pytorch_opens_tensors(tmp_path, weights, old_pytorch):
+    torch.save({"gen": weights}, tmp_path / "dpe.pt")
+    assert load_checkpoint(tmp_path / "dpe.pt").config == CONFIG
+
+
+def test_old_pytorch_is_named_where_it_is_too_old(tmp_path, weights, old_pytorch):
+    path = tmp_path / "dpe.pt"
+    torch.save({"gen": weights, "args": argparse.Namespace(size=16)}, path)
+    refused(path, r"install PyTorch 2\.5 or newer")
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert "truncated" not in str(error.value)
+    path.write_bytes(path.read_bytes()[:-20])
+    refused(path, "truncated")
+    path.write_text("<html>no</html>")
+    refused(path, "download it again")
+
+
 def test_refuses_code(tmp_path, weights):
     path = tmp_path / "evil.pt"
     torch.save({"gen": weights, "args": Exploit()}, path)

@@ -3,7 +3,6 @@
 import copy
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from dpe_model.network import DPENetwork, NetworkConfig
 from dpe_model.training.config import ConfigError, config_from
 from dpe_model.training.data import DataError, PairBatch
 from dpe_model.training.growth import start_as_copy
-from dpe_model.training.holes import DARK, MOST_OPEN, closing_loss, darken_holes
+from dpe_model.training.holes import CLOSED, DARK, MOST_OPEN, OPEN, SPILL, closing_loss, darken_holes
 from dpe_model.training.supervision import zero_flows
 
 from .test_training_motion import run
@@ -121,26 +120,36 @@ def test_a_stage_of_one_branch_needs_edits_of_rendered_heads(tmp_path, monkeypat
         config_from({"stages": [{"size": 16, "phase": "flow", "branch": "exp"}]})
 
 
-def test_masks_are_closed_where_a_hole_is_nearer_the_truth_and_nowhere_else():
-    """Four quarters: hidden and black, hidden and white, seen and black, and hidden, black and made so already."""
-    maps = torch.zeros(1, 3, 8, 8, requires_grad=True)
-    truth, made = torch.full((1, 3, 8, 8), -1.0), torch.full((1, 3, 8, 8), 0.5)
+def test_each_mask_is_pushed_to_the_side_that_is_nearer_the_truth():
+    """Four quarters: hidden and black, hidden and white, seen and black, and hidden, black and fetched so."""
+    truth, source = torch.full((1, 3, 8, 8), -1.0), torch.full((1, 3, 8, 8), 0.5)
     visible = torch.zeros(1, 1, 8, 8)
     truth[..., :4, 4:] = 1.0
     visible[..., 4:, :4] = 1.0
-    made[..., 4:, 4:] = -0.95
-    loss = closing_loss(maps, made, truth, visible)
-    loss.backward()
-    pushed = maps.grad[:, 2]
-    assert torch.all(pushed[:, :4, :4] > 0)
-    pushed[:, :4, :4] = 0.0
-    assert torch.all(pushed == 0) and torch.all(maps.grad[:, :2] == 0)
-    assert loss.item() == pytest.approx(np.log(2.0), rel=1e-5)
+    source[..., 4:, 4:] = -0.95
+
+    def pushed(logit):
+        maps = torch.zeros(1, 3, 8, 8)
+        maps[:, 2] = logit
+        maps.requires_grad_()
+        closing_loss(maps, source, truth, visible).backward()
+        assert torch.all(maps.grad[:, :2] == 0)
+        return maps.grad[0, 2]
+
+    middle = pushed(0.0)
+    hole, white, seen, fetched = middle[1:3, 1:3], middle[1:3, 5:7], middle[5:7, 1:3], middle[5:7, 5:7]
+    assert torch.all(hole > 0) and torch.all(white < 0) and torch.all(seen == 0) and torch.all(fetched < 0)
+    # What a wrong side costs is what counts; spilling over the white costs as much more as it is farther from a hole.
+    assert white[0, 0] / hole[0, 0] == pytest.approx(-SPILL * (1.9 - 0.5) / (1.5 - 0.1), rel=1e-4)
+    assert torch.all(pushed(CLOSED - 1.0)[1:3, 1:3] == 0)
+    assert torch.all(pushed(OPEN + 1.0)[1:3, 5:7] == 0)
 
 
 def test_what_is_all_but_right_is_left_alone():
-    truth, made = torch.full((1, 3, 8, 8), -1.0), torch.full((1, 3, 8, 8), -0.899)
-    assert closing_loss(torch.zeros(1, 3, 8, 8), made, truth, torch.zeros(1, 1, 8, 8)).item() < 0.3
+    truth, source = torch.full((1, 3, 8, 8), -1.0), torch.full((1, 3, 8, 8), -0.899)
+    visible = torch.ones(1, 1, 8, 8)
+    visible[..., 2:6, 2:6] = 0.0  # fetching fades out near the edges
+    assert closing_loss(torch.zeros(1, 3, 8, 8), source, truth, visible).item() < 0.5
 
 
 def test_supervision_closes_the_expression_branchs_masks_alone(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Losses, the discriminator and supervision on tiny inputs."""
 
+import argparse
 import dataclasses
 import math
 
@@ -26,6 +27,7 @@ from dpe_model.training.losses import (
     gradient_penalty,
     load_perceptual,
     pyramid_l1,
+    read_state_dict,
 )
 from dpe_model.training.reading import encode_frozen, feature_difference, reading_difference
 from dpe_model.training.supervision import (
@@ -96,6 +98,16 @@ def test_perceptual_weights_of_another_network_are_refused(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"no tensors here")
     with pytest.raises(CheckpointError, match="broken.pt"):
         load_perceptual(tmp_path / "broken.pt")
+
+
+def test_weights_beside_a_command_line_need_a_pytorch_that_can_be_told(tmp_path, monkeypatch):
+    torch.save({"gen": {"a": torch.ones(2)}, "args": argparse.Namespace(size=16)}, tmp_path / "lia.pt")
+    torch.save({"a": torch.ones(2)}, tmp_path / "plain.pt")
+    assert list(read_state_dict(tmp_path / "lia.pt")) == ["gen.a"]
+    monkeypatch.delattr(torch.serialization, "safe_globals")
+    assert list(read_state_dict(tmp_path / "plain.pt")) == ["a"]
+    with pytest.raises(CheckpointError, match=r"lia\.pt.*PyTorch 2\.5"):
+        read_state_dict(tmp_path / "lia.pt")
 
 
 def test_pyramid_keeps_a_constant_picture_away_from_its_edges():
