@@ -471,7 +471,8 @@ def test_the_detector_runs_beside_the_model(driver, tmp_path, monkeypatch):
     engine = Engine(tiny_checkpoint())
     source = open_frames(encode(tmp_path / "in.mp4", noise(3)))
     engine.device = torch.device("cuda:1")  # looked at before anything is computed there
-    monkeypatch.setattr(Engine, "measure", lambda self, chunks, *rest: driver)
+    three = Motion(driver.alpha[:3], driver.checkpoint, driver.fps)
+    monkeypatch.setattr(Engine, "measure", lambda self, chunks, *rest: three)
     measure_clip(engine, source, "face", CropOptions(), _Silent())
     measure_clip(engine, source, "face", CropOptions(device="cpu"), _Silent())
     assert asked == ["cuda:1", "cpu"]
