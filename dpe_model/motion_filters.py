@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.signal import savgol_filter
 
 from .errors import MotionError
+from .gaps import filled, nearest
 from .motion import Motion
 
 SmoothMethod = Literal["gaussian", "savgol", "one_euro", "median"]
@@ -87,27 +88,17 @@ def bridge(motion: Motion, known: np.ndarray, parts: Iterable[slice]) -> Motion:
     Returns:
         The motion itself where all frames or none are known.
     """
-    at = np.flatnonzero(known)
     if len(known) != len(motion):
         raise MotionError(f"known: expected one for each of {len(motion)} frames, got {len(known)}.")
-    if not len(at) or len(at) == len(known):
+    if known.all() or not known.any():
         return motion
-    every = np.arange(len(known))
-    values = motion.alpha.numpy().astype(np.float64)
-    out = values[_nearest(every, at)]
+    values = motion.alpha.numpy()
+    out = values[nearest(known)]
     for part in parts:
-        here = at[(at >= part.start) & (at < part.stop)]
-        for column in range(values.shape[1] if len(here) else 0):
-            out[part, column] = np.interp(every[part], here, values[here, column])
-    out[known] = values[known]
-    return Motion(torch.from_numpy(out.astype(np.float32)), motion.checkpoint, motion.fps, motion.times)
-
-
-def _nearest(every: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """For each of `every` the nearest of the sorted numbers `at`, the earlier of two."""
-    after = np.clip(np.searchsorted(at, every), 0, len(at) - 1)
-    before = np.maximum(after - 1, 0)
-    return np.where(np.abs(every - at[before]) <= np.abs(at[after] - every), at[before], at[after])
+        here = known[part]
+        if here.any():
+            out[part] = filled(values[part][here], here)
+    return Motion(torch.from_numpy(out), motion.checkpoint, motion.fps, motion.times)
 
 
 def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:

@@ -6,16 +6,15 @@ from functools import cache
 from pathlib import Path
 
 import folder_paths
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..dpe_model.checkpoint import ROLES
 from ..dpe_model.errors import MotionError
+from ..dpe_model.jobs import bridge_faceless
 from ..dpe_model.latent import Latent
 from ..dpe_model.listing import FileList
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Edit, Motion
-from ..dpe_model.motion_filters import bridge
 from ..dpe_model.portrait import Crop
 from ..dpe_model.portrait.crop import ranges
 from . import host, inputs
@@ -82,20 +81,13 @@ class EncodeMotion(io.ComfyNode):
             return host.engine(model, host.Progress(len(image))).measure([image]).alpha
 
         latent = host.engine(model, host.Progress(len(image))).encode(image, fps or None, measure)
-        return io.NodeOutput(latent, _of_the_face(latent.motion, crop), ui=host.note(*_faceless(crop)))
-
-
-def _of_the_face(motion: Motion, crop: Crop | None) -> Motion:
-    """The motion, bridged where the crop knows of no face."""
-    if crop is None or crop.held is None or not crop.held.any():
-        return motion
-    return bridge(motion.settled(), ~crop.held, crop.parts())
+        return io.NodeOutput(latent, bridge_faceless(latent.motion, crop), ui=host.note(*_faceless(crop)))
 
 
 def _faceless(crop: Crop | None) -> list[str]:
-    if crop is None or crop.held is None or not crop.held.any():
+    if crop is None or not len(crop.faceless):
         return []
-    return [f"No face at frames {ranges(np.flatnonzero(crop.held))}: there the motion goes straight on"]
+    return [f"No face at frames {ranges(crop.faceless)}: there the motion goes straight on"]
 
 
 class EditLatent(io.ComfyNode):

@@ -139,7 +139,13 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--person-mask", type=Path, metavar="PICTURE", help="whose face lies under the white of a picture of the frame"
     )
-    group.add_argument("--no-face", choices=NO_FACE, default="auto", help="frames without a face (default: auto)")
+    group.add_argument(
+        "--no-face",
+        choices=NO_FACE,
+        default="auto",
+        help="frames without a face: framed and edited like those around (hold), left as they are (pass), held up to "
+        "25 in a row and else passed (auto, the default), or an error (stop)",
+    )
     group.add_argument("--detector", choices=DETECTORS, default="mtcnn", help="default: mtcnn, which is built in")
 
 

@@ -4,7 +4,7 @@ from .drive import DriveJob, drive
 from .edit_video import EditOptions, EditVideoJob, edit_clip, edit_video
 from .portraits import CropOptions, crop_clip
 from .report import Reporter, Silent
-from .setup import Drivers, ModelOptions
+from .setup import Drivers, ModelOptions, bridge_faceless
 from .writing import VideoEncoding
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Reporter",
     "Silent",
     "VideoEncoding",
+    "bridge_faceless",
     "crop_clip",
     "drive",
     "edit_clip",

@@ -226,7 +226,12 @@ def measure_clip(
         chunks = clip.chunks(chunk_size(READ_CHUNK, source.info))
         with naming_clip(source):
             motion = engine.measure(_counted(chunks, count), None)
-    motion = _of_the_face(motion, clip.crop, source)
+    if clip.crop is not None:
+        crop = clip.crop[: len(motion)]
+        if len(crop.faceless):
+            frames = ranges(crop.faceless)
+            logger.warning("%s: no face at frames %s: there the motion goes straight on.", source.info.path, frames)
+        motion = bridge_faceless(motion, crop)
     if source.info.kind != "video":
         return motion
     seconds, fps = source_clock(source)[: len(motion)], float(source.info.fps)
@@ -235,15 +240,13 @@ def measure_clip(
     return replace(motion, fps=fps, times=None if constant else seconds)
 
 
-def _of_the_face(motion: Motion, crop: Crop | None, source: FrameSource) -> Motion:
-    """The motion, bridged where the driver's face was not found."""
-    if crop is None or crop.held is None or not crop.held[: len(motion)].any():
+def bridge_faceless(motion: Motion, crop: Crop | None) -> Motion:
+    """A driver's motion, straight where its crop knows of no face; measured now if it must be (`motion.settled`)."""
+    if crop is None or not len(crop.faceless):
         return motion
-    crop = crop[: len(motion)]
-    assert crop.held is not None
-    frames = ranges(np.flatnonzero(crop.held))
-    logger.warning("%s: no face at frames %s: there the motion goes straight on.", source.info.path, frames)
-    return bridge(motion, ~crop.held, crop.parts())
+    known = np.ones(len(crop), dtype=bool)
+    known[crop.faceless] = False
+    return bridge(motion.settled(), known, crop.parts())
 
 
 def _needed(source: FrameSource, clock: Tensor) -> int:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import FrameError, NoFaceError
 from ..frames import MIN_SIDE, check_frames
+from ..gaps import filled, nearest
 from .face import Face
-from .smooth import filled, follow, holding, segments, short_gaps, smooth, without_outliers
+from .smooth import follow, holding, segments, short_gaps, smooth, without_outliers
 from .track import Track
 from .warp import invert, warp
 
@@ -46,8 +47,8 @@ class Crop:
         frame_size: height and width of the full frames, px.
         size: side of the crops, px, where none other is asked for.
         landmarks: [N, 5, 2] float64 in the unit square (order as in `Face`), lightly smoothed; None if unknown.
-        found: [N] bool: whether the frame is to be edited. False under `no_face="pass"` where there is no face, and
-            in shots that never show the person.
+        found: [N] bool: whether the frame is to be edited. False where there is no face under `no_face="pass"`, for
+            long under "auto", and in shots that never show the person.
         held: [N] bool: frames without a face, framed as those around them; None if unknown.
         part: [N] int: which part of the clip each frame belongs to, between which nothing is mixed (shots, and what
             lies before and after a long absence); None if all are one.
@@ -152,6 +153,11 @@ class Crop:
         return invert(self.pixel_matrix(size))
 
     @property
+    def faceless(self) -> np.ndarray:
+        """[K]: numbers of the frames that are known to show no face."""
+        return np.flatnonzero(np.zeros(len(self), dtype=bool) if self.held is None else self.held)
+
+    @property
     def sides(self) -> np.ndarray:
         """[N]: side of the crop in each frame, full-frame px."""
         return 1.0 / np.sqrt(np.abs(np.linalg.det(self.matrix[:, :, :2])))
@@ -218,8 +224,8 @@ def frame_portraits(
         marks[part] = holding(smooth(points, LANDMARK_SIGMA, here), here).reshape(-1, 5, 2)
     edited = _edited(found, seen, track.shots, no_face)
     _check_found(found, edited, no_face)
-    nearest = _nearest(seen)
-    corner, side, marks = corner[nearest], side[nearest], marks[nearest]
+    framed = nearest(seen)
+    corner, side, marks = corner[framed], side[framed], marks[framed]
     return Crop(
         matrix=_box_matrix(corner, side),
         frame_size=track.frame_size,
@@ -250,15 +256,6 @@ def _framed(
     side = np.exp(holding(logs, found))
     centre = holding(follow(without_outliers(centre), smoothing, found), found)
     return side, centre - np.array(anchor) * side[:, None]
-
-
-def _nearest(seen: np.ndarray) -> np.ndarray:
-    """For each frame the nearest one that is seen, itself if it is; the earlier of two."""
-    at = np.flatnonzero(seen)
-    every = np.arange(len(seen))
-    after = np.clip(np.searchsorted(at, every), 0, len(at) - 1)
-    before = np.maximum(after - 1, 0)
-    return np.where(np.abs(every - at[before]) <= np.abs(at[after] - every), at[before], at[after])
 
 
 def crop_frames(frames: Tensor, crop: Crop, size: int | None = None) -> Tensor:

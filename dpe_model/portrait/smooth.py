@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.ndimage import median_filter
 
+from ..gaps import filled
 from .track import Track
 
 LONG_GAP = 25
@@ -97,14 +98,6 @@ def follow(values: np.ndarray, sigma: float, found: np.ndarray) -> np.ndarray:
     """
     once = smooth(values, sigma, found)
     return once + smooth(values - once, sigma, found)
-
-
-def filled(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Values of the found frames [K, ...] spread over all frames [N, ...], linear in between, constant outside."""
-    every, at = np.arange(len(found)), np.flatnonzero(found)
-    columns = values.reshape(len(at), -1)
-    out = np.stack([np.interp(every, at, columns[:, c]) for c in range(columns.shape[1])], 1)
-    return out.reshape(len(found), *values.shape[1:])
 
 
 def short_gaps(found: np.ndarray, shots: np.ndarray) -> np.ndarray:
