@@ -161,6 +161,15 @@ class TestWorkflow:
             names = [output["name"] for output in node.get("outputs", [])]
             assert names == known[node["type"]]["output_name"][: len(names)], node["type"]
 
+    def test_clips_bring_their_rate_along(self, path: Path):
+        """So that a driver of another rate is noticed."""
+        nodes = {node["id"]: node for node in json.loads(path.read_text())["nodes"]}
+        stills = {link for n in nodes.values() if n["type"] == "LoadImage" for link in n["outputs"][0]["links"]}
+        for node in nodes.values():
+            if node["type"] == "DPE_EncodeMotion":
+                links = {entry["name"]: entry["link"] for entry in node["inputs"]}
+                assert links.get("fps") is not None or links["image"] in stills, node["title"]
+
     def test_runs(self, comfy: ComfyServer, path: Path, known: dict[str, Any]):
         files = comfy.files(comfy.queue(to_api(json.loads(path.read_text()), known)))
         pictures = [file for file in files if file.suffix.lower() in PICTURE_ENDINGS]
