@@ -2,7 +2,8 @@
  * Shows what a DPE node has to say after it ran (ui message `dpe_note`, a list of texts) below its widgets.
  *
  * The note is there to be read only: it is added when there is something to show, always last, and never saved, so
- * `widgets_values` and prompts are the same with and without it. It is gone after a reload.
+ * `widgets_values` and prompts are the same with and without it. It is gone after a reload, and comes back where the
+ * front end gives back what nodes put out: after an undo, and when another workflow's tab was open.
  */
 import { app } from "../../scripts/app.js";
 
@@ -86,8 +87,19 @@ function showNote(node, texts) {
   node.setDirtyCanvas(true, true);
 }
 
+/** All nodes of ours with the names that the front end gives their outputs; those of subgraphs begin with theirs. */
+function ownNodes() {
+  const graphs = [["", app.graph], ...[...(app.graph.subgraphs ?? [])].map(([id, graph]) => [`${id}:`, graph])];
+  return graphs
+    .flatMap(([prefix, graph]) => graph.nodes.map((node) => [prefix + node.id, node]))
+    .filter(([, node]) => node.type.startsWith("DPE_"));
+}
+
 app.registerExtension({
   name: "DPE.Note",
+  onNodeOutputsUpdated(outputs) {
+    for (const [name, node] of ownNodes()) showNote(node, outputs?.[name]?.dpe_note ?? []);
+  },
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name.startsWith("DPE_")) return;
     const { onExecuted } = nodeType.prototype;

@@ -54,6 +54,23 @@ FITS = """app.graph.nodes.flatMap(n => (n.widgets ?? []).filter(w => w.name === 
         && note.scrollHeight <= note.clientHeight + 1 && n.widgets.at(-1) === w;
 }))"""
 
+UNDO = """async () => {
+    const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
+    tracker.checkState();
+    app.graph.nodes[0].pos = [0, 0];
+    tracker.checkState();
+    await tracker.undo();
+}"""
+OTHER_TAB = """async () => {
+    window.firstTab = app.extensionManager.workflow.activeWorkflow;
+    await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');
+}"""
+FIRST_TAB = """async () => {
+    const other = app.extensionManager.workflow.activeWorkflow;
+    const workflow = window.firstTab;
+    await app.loadGraphData(JSON.parse(JSON.stringify(workflow.activeState)), true, true, workflow);
+}"""
+
 
 @pytest.fixture
 def graph(editor: FrontEnd, comfy: ComfyServer) -> FrontEnd:
@@ -165,6 +182,17 @@ def test_running_again_replaces_the_note(graph: FrontEnd):
     assert again["DPE_EditLatent"] == ["1 source frame, pose driver 1 -> 1 frame"]
     assert graph.page.locator(".dpe-note:visible").count() == len(again)
     assert note_sizes(graph) == sizes
+    assert graph.errors == []
+
+
+def test_notes_stay_through_an_undo_and_another_tab(graph: FrontEnd):
+    notes = run(graph)
+    graph.page.evaluate(UNDO)
+    assert graph.page.evaluate(NOTES) == notes
+    graph.page.evaluate(OTHER_TAB)
+    assert graph.page.evaluate(NOTES) == {}
+    graph.page.evaluate(FIRST_TAB)
+    assert graph.page.evaluate(NOTES) == notes
     assert graph.errors == []
 
 
