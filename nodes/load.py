@@ -33,6 +33,10 @@ ROLES = {
 def register_model_folder() -> None:
     """Make `models/dpe` a model folder, beside those an extra_model_paths.yaml may have named already."""
     default = Path(folder_paths.models_dir) / FOLDER
+    try:
+        default.mkdir(parents=True, exist_ok=True)  # so that whoever is told to put a model there finds it
+    except OSError as error:
+        logger.warning("%s: the folder for models could not be made (%s).", default, error)
     folder_paths.add_model_folder_path(FOLDER, str(default))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = (paths, set(EXTENSIONS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-import numpy as np
 import torch
 from comfy_api.latest import io
 
@@ -17,10 +18,13 @@ from ..dpe_model.portrait import (
     Crop,
     FaceDetector,
     People,
+    Sightings,
     Track,
     TrackBuilder,
     check_selection,
     crop_frames,
+    describe_faces,
+    describe_person,
     draw_overlay,
     frame_portraits,
     load_detector,
@@ -30,7 +34,8 @@ from ..dpe_model.portrait import (
     telling_frame,
 )
 from ..dpe_model.portrait.boxes import LAYOUTS
-from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE, ranges
+from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
+from ..dpe_model.portrait.scale import MATCHED
 from ..dpe_model.portrait.track import SELECT
 from . import host, inputs
 from .sockets import CATEGORY, DPECrop
@@ -50,17 +55,49 @@ def _detector(name: str, **options: Any) -> FaceDetector:
     return load_detector(name, device, unsure=True, **options)
 
 
-def _people(frames: torch.Tensor, detector: FaceDetector, each: bool) -> People:
-    """Everybody in the frames, found chunk by chunk; `each`: whoever is largest in each of them."""
-    progress = host.Progress(len(frames))
+class SeenFaces:
+    """The faces of the pictures looked at last: another person, scale or size needs no second look."""
+
+    def __init__(self) -> None:
+        self._image: weakref.ref[torch.Tensor] | None = None
+        self._detector = ""
+        self._sightings: Sightings | None = None
+
+    def get(self, image: torch.Tensor, detector: str) -> Sightings | None:
+        """What was seen in these very pictures by this detector, if they were the last ones."""
+        same = self._image is not None and self._image() is image and self._detector == detector
+        return self._sightings if same else None
+
+    def put(self, image: torch.Tensor, detector: str, sightings: Sightings) -> None:
+        """Remember what was seen; the pictures themselves are not kept."""
+        self._image, self._detector, self._sightings = weakref.ref(image), detector, sightings
+
+
+@cache
+def _seen() -> SeenFaces:
+    return SeenFaces()
+
+
+def _look(frames: torch.Tensor, detector: FaceDetector, progress: host.Progress) -> Sightings:
+    """Everybody's face in the frames, found chunk by chunk."""
     builder = TrackBuilder(detector)
     for start in range(0, len(frames), DETECT_CHUNK):
         host.check_interrupt()
         chunk = frames[start : start + DETECT_CHUNK]
         builder.add(chunk)
         progress.add(len(chunk))
-    sightings = builder.sightings()
-    return sightings.of_each_frame() if each else sightings.people()
+    return builder.sightings()
+
+
+def _cut(frames: torch.Tensor, crop: Crop, progress: host.Progress) -> torch.Tensor:
+    """Portraits [N, S, S, 3] of frames [N, H, W, 3], cut chunk by chunk."""
+    parts = []
+    for start in range(0, len(frames), DETECT_CHUNK):
+        host.check_interrupt()
+        part = slice(start, start + DETECT_CHUNK)
+        parts.append(crop_frames(frames[part], crop[part]))
+        progress.add(len(parts[-1]))
+    return torch.cat(parts)
 
 
 def _overlay(frames: torch.Tensor, people: People, chosen: int, crop: Crop, every: bool) -> torch.Tensor:
@@ -219,12 +256,16 @@ class CropPortrait(io.ComfyNode):
         select = "largest" if each else person
         check_selection(select, len(frames), (position_x, position_y), mask)
         proportion = None if match is None else measure_proportion(match, _detector(detector))
+        progress = host.Progress(2 * len(frames))
         if boxes is None:
-            finder = _detector(detector)
+            sightings = _seen().get(image, detector)
+            if sightings is None:
+                sightings = _look(frames, _detector(detector), progress)
+                _seen().put(image, detector, sightings)
         else:
             inside = _detector(detector, min_face=SMALLEST_IN_BOX)
-            finder = BoxedFaces(read_boxes(boxes, len(frames), boxes_as), inside)
-        people = _people(frames, finder, each)
+            sightings = _look(frames, BoxedFaces(read_boxes(boxes, len(frames), boxes_as), inside), progress)
+        people = sightings.of_each_frame() if each else sightings.people()
         track = people.choose(select, person_index, (position_x, position_y), mask)
         if proportion is not None:
             scale = matching_scale(track, proportion)
@@ -233,28 +274,27 @@ class CropPortrait(io.ComfyNode):
             track, people, crop, None if proportion is None else scale, mask is not None and person != "mask"
         )
         shown = _overlay(frames, people, track.person, crop, overlay_all)
-        return io.NodeOutput(crop_frames(frames, crop), crop, shown, ui=host.note(*notes))
+        return io.NodeOutput(_cut(frames, crop, progress), crop, shown, ui=host.note(*notes))
 
 
 def _notes(track: Track, people: People, crop: Crop, scale: float | None, idle_mask: bool) -> list[str]:
     """What the node tells after a run."""
-    notes = [_found(track, crop)]
-    if len(people) > 1:
-        notes.append(f"Person {track.person} of {len(people)} (0 to {len(people) - 1}); the overlay shows the numbers")
+    who = [f"{line}; the overlay shows the numbers" for line in describe_person(track.person, len(people))]
+    notes = [describe_faces(track, crop), *who]
     if scale is not None:
-        notes.append(f"Scale {scale:.2f} matches the heads")
+        notes.append(_matched(scale))
     if idle_mask:
         notes.append("The mask is not used: set person to mask")
     return notes
 
 
-def _found(track: Track, crop: Crop) -> str:
-    """Such as "Face found in 248 of 250 frames; 2 held: 17 and 40"."""
-    missing = ~track.found
-    if not missing.any():
-        return f"Face found in all {len(track)} frames" if len(track) > 1 else "Face found"
-    parts = [f"Face found in {len(track) - int(missing.sum())} of {len(track)} frames"]
-    for fate, which in (("held", missing & crop.found), ("passed through", missing & ~crop.found)):
-        if which.any():
-            parts.append(f"{int(which.sum())} {fate}: {ranges(np.flatnonzero(which))}")
-    return "; ".join(parts)
+def _matched(scale: float) -> str:
+    """What to say of a scale that was chosen to match other portraits."""
+    low, high = MATCHED
+    if low < scale < high:
+        return f"Scale {scale:.2f} matches the heads"
+    small, bound = ("small", "largest") if scale >= high else ("large", "smallest")
+    return (
+        f"The heads at match are too {small} to be matched: scale {scale:.2f}, the {bound}, is taken. Cut them out "
+        "with DPE Crop Portrait first."
+    )

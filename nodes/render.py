@@ -21,10 +21,14 @@ def _render(model: host.LoadedModel, latent: Latent, role: Role) -> io.NodeOutpu
 
 
 def _unseen(latent: Latent, role: Role) -> list[str]:
-    """What to say where all edits of a latent are of another role than is rendered."""
+    """What to say of a latent's edits of another role than is rendered."""
+    others = [other for other in ROLES if other != role and latent.edits(other)]
     if latent.edits(role):
-        return []
-    others = [other for other in ROLES if latent.edits(other)]
+        return [
+            f"Only the {role} edit is shown here. For the {other} too, encode this result with DPE Encode Motion, then "
+            f"edit and render the {other}."
+            for other in others
+        ]
     return [f"The {other} edit is not shown here: {NODES[other]} shows it" for other in others]
 
 

@@ -24,12 +24,12 @@ from ..dpe_model.jobs.portraits import CROP_WHEN, taken_as_portraits
 from ..dpe_model.jobs.setup import Driver
 from ..dpe_model.jobs.stream import AHEAD
 from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Motion
-from ..dpe_model.portrait import DETECTORS, PasteOptions
+from ..dpe_model.portrait import DETECTORS, PasteOptions, describe_faces, describe_person
 from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..dpe_model.portrait.parsing import FILE
 from ..dpe_model.portrait.paste import MASKS
 from ..dpe_model.portrait.track import SELECT
-from ..dpe_model.video import FrameSource, MemoryFrames, Section, open_frames, write_wav
+from ..dpe_model.video import FrameSource, MemoryFrames, Section, VideoInfo, open_frames, write_wav
 from . import host, inputs
 from .inputs import PASTE_DEFAULTS
 from .paste import parsing_weights
@@ -160,7 +160,7 @@ class DriveVideo(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Who drives: a motion. With edit = both and a driver video as well, the video drives the "
-                        "expression and the motion the pose."
+                        "expression and the motion the pose. One without a frame rate goes frame by frame."
                     ),
                 ),
                 io.Combo.Input(
@@ -359,7 +359,12 @@ class DriveVideo(io.ComfyNode):
             done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
-        notes = [f"{host.counted(done.frames, 'frame')}, {'sound kept' if source.sound is not None else 'no sound'}"]
+        notes = [
+            f"{host.counted(done.frames, 'frame')}, {'sound kept' if source.sound is not None else 'no sound'}",
+            describe_faces(done.framed.track, done.framed.crop),
+            *describe_person(done.framed.track.person, len(done.framed.people)),
+            *_driver_notes(None if clip is None else clip.info, driver_crop, driver_motion),
+        ]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")
         if match_driver and options.crop.match is None:
@@ -367,6 +372,16 @@ class DriveVideo(io.ComfyNode):
         if done.outline_moved:
             notes.append("The edit moves the outline of the head, as a pose edit does: the neck may no longer fit.")
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), done.frames, ui=host.note(*notes))
+
+
+def _driver_notes(clip: VideoInfo | None, crop: str, motion: Motion | None) -> list[str]:
+    """What to say of drivers that may not be what they are taken for."""
+    notes = []
+    if clip is not None and crop == "auto" and taken_as_portraits(clip, crop):
+        notes.append("driver_video is square, so taken for portraits. Is the head small in it? Set driver_crop to face")
+    if motion is not None and motion.fps is None and len(motion) > 1:
+        notes.append("driver_motion has no frame rate, so its frames go one by one: connect fps in DPE Encode Motion")
+    return notes
 
 
 def _driven(edit: str, video: Any, motion: Motion | None) -> dict[str, str]:

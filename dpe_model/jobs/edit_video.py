@@ -14,7 +14,7 @@ from ..errors import MotionError
 from ..memory import return_free_memory
 from ..portrait import PasteOptions, Paster
 from ..video import PICTURE_FPS, FrameSource, open_frames
-from .portraits import CropOptions, CropWhen, PortraitClip, find_crop
+from .portraits import CropOptions, CropWhen, Framed, PortraitClip, frame_person
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
 from .stream import AHEAD, Preview, stream
@@ -87,10 +87,12 @@ class EditedClip:
     Attributes:
         frames: frames written: as many as the source has.
         outline_moved: whether the edit moves the head's outline, so that the neck no longer fits.
+        framed: the person found in it.
     """
 
     frames: int
     outline_moved: bool
+    framed: Framed
 
 
 def edit_video(job: EditVideoJob, reporter: Reporter | None = None, engine: Engine | None = None) -> int:
@@ -147,7 +149,8 @@ def edit_clip(
     drivers.known_motions(engine.checkpoint.fingerprint)  # what does not fit is known before the clip is looked through
     reporter = reporter or Silent()
     info, full = source.info, options.result == "frame"
-    crop = find_crop(source, options.crop.beside(engine.device), engine.size, reporter, "source")
+    framed = frame_person(source, options.crop.beside(engine.device), engine.size, reporter, "source")
+    crop = framed.crop
     seconds = source_clock(source)[: len(crop)]
     motions = measure_drivers(engine, drivers, options.driver_crop, options.crop.of_driver(), reporter, seconds)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length)
@@ -156,7 +159,7 @@ def edit_clip(
     pixel_aspect = info.pixel_aspect if full else Fraction(1)
     with options.encoding.clip_writer(output, info, inputs, sound, pixel_aspect) as writer:
         stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
-    return EditedClip(writer.frames, paster is not None and paster.outline_moved)
+    return EditedClip(writer.frames, paster is not None and paster.outline_moved, framed)
 
 
 def _check_length(drivers: Drivers) -> None:

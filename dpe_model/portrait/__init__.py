@@ -10,6 +10,7 @@ from .overlay import draw_overlay, telling_frame
 from .paste import PasteOptions, Paster, paste_back
 from .scale import matching_scale, measure_proportion
 from .sightings import Sightings, TrackBuilder
+from .summary import describe_faces, describe_person
 from .track import People, Track, track_faces
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "TrackBuilder",
     "check_selection",
     "crop_frames",
+    "describe_faces",
+    "describe_person",
     "draw_overlay",
     "face_mask",
     "feather_mask",

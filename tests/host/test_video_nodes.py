@@ -102,7 +102,9 @@ def test_a_video_is_edited_and_keeps_all_else(comfy: ComfyServer, graph: Prompt,
     before = clips["wide"].astype(int)
     assert after.shape == before.shape
     assert has_sound(file)
-    assert note_lines(outputs["drive"])[0] == f"{FRAMES} frames, sound kept"
+    notes = note_lines(outputs["drive"])
+    assert notes[:2] == [f"{FRAMES} frames, sound kept", f"Face found in all {FRAMES} frames"]
+    assert notes[2].startswith("driver_video is square, so taken for portraits.")
     error = np.abs(after - before).mean(-1)
     assert error[:, :, :100].mean() < 3
     assert error[:, 120:320, 220:420].max() > 3 * error[:, :, :100].max()
@@ -141,8 +143,8 @@ def test_the_person_under_a_mask_framed_as_the_driver_is(comfy: ComfyServer, gra
     assert matched.shape == plain.shape
     assert np.abs(matched.astype(int) - plain).mean() > 1, "the crop should have another scale"
     idle = comfy.queue(changed(portrait, mask=["mask", 0], match_driver=True, driver_crop="face") | mask)
-    assert "The mask is not used" in note_lines(idle["drive"])[1]
-    assert "match_driver changes nothing" in note_lines(idle["drive"])[2]
+    assert "The mask is not used" in note_lines(idle["drive"])[2]
+    assert "match_driver changes nothing" in note_lines(idle["drive"])[3]
     empty = {"mask": {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 48}}}
     with pytest.raises(ComfyError, match="no face lies under the mask"):
         comfy.queue(chosen | empty)
