@@ -17,6 +17,8 @@ DRIVING_CLIP = ASSETS / "driving.mp4"
 FULL_FRAME_CLIP = ASSETS / "full_frame.mp4"
 """The first head in a 640x480 frame, for pasting back."""
 SOURCE_STILL = ASSETS / "source.png"
+PHOTO = ASSETS / "photo.jpg"
+"""The first full frame."""
 
 
 def bundled_models() -> list[Path]:

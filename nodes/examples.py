@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..dpe_model.bundled import DRIVING_CLIP, FULL_FRAME_CLIP, SOURCE_CLIP, SOURCE_STILL
+from ..dpe_model.bundled import DRIVING_CLIP, FULL_FRAME_CLIP, PHOTO, SOURCE_CLIP, SOURCE_STILL
 
 logger = logging.getLogger("ComfyUI-DPE")
 
@@ -17,6 +17,7 @@ EXAMPLES = {
     "dpe_driving.mp4": DRIVING_CLIP,
     "dpe_full_frame.mp4": FULL_FRAME_CLIP,
     "dpe_source.png": SOURCE_STILL,
+    "dpe_photo.jpg": PHOTO,
 }
 """Name in the host's input folder -> bundled file."""
 
