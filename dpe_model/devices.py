@@ -24,29 +24,47 @@ MOST_PICTURES = {"cpu": 4, "cuda": 16}
 (its large maps go one by one anyway), a GPU is busy."""
 SHARE = 0.7
 """Part of the free memory that a chunk may take; the rest is for what is only estimated."""
-WARPED_ON_CPU = ("mps",)
-"""Types of devices on which PyTorch does not sample bicubically nor continue a picture's border, nor, in some versions,
-resize without aliasing or to any size. What the networks themselves need they have."""
-TOO_LITTLE = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
-"""What errors say where memory is exhausted: CUDA and MPS, the CPU on Linux, on Windows, cuBLAS and cuDNN."""
+APPLE = ("mps",)
+"""Types of devices that are Apple's GPUs. There PyTorch does not sample bicubically nor continue a picture's border,
+nor, in some versions, resize without aliasing or to any size: pictures are warped on the CPU. What the networks
+themselves need it has, but its sampler misreads maps whose channels lie side by side."""
+TOO_LITTLE = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "not enough GPU video memory",
+    "STATUS_ALLOC_FAILED",
+    "unable to find an engine",
+)
+"""What errors say where memory is exhausted: CUDA and MPS, the CPU on Linux, on Windows, DirectML, cuBLAS and cuDNN.
+cuDNN also finds no way to convolve where none fits into the memory left."""
+AMD_WITHOUT_BFLOAT16 = ("gfx803", "gfx900", "gfx906", "gfx101", "gfx103")
+"""How the architectures of AMD's GPUs without bfloat16 begin: GCN, RDNA 1 and 2. CDNA has it, and RDNA from 3 on."""
+BROKEN_FLOAT16 = ("GTX 16", "MX450", "MX550", "T500", "T550", "T600", "T1000", "T1200", "T2000", "CMP 30HX")
+"""Parts of the names of NVIDIA's small Turing cards, without tensor cores: in float16 their convolutions give NaN."""
 MAPS = 12
 """Working memory of a picture in flight, in maps of the highest resolution."""
 
 
 def warping_device(device: torch.device | str) -> torch.device:
-    """Where pictures are resized and warped for what runs on a device: there, or on the CPU; see `WARPED_ON_CPU`."""
+    """Where pictures are resized and warped for what runs on a device: there, or on the CPU; see `APPLE`."""
     device = torch.device(device)
-    return torch.device("cpu") if device.type in WARPED_ON_CPU else device
+    return torch.device("cpu") if is_apple(device) else device
+
+
+def is_apple(device: torch.device) -> bool:
+    """Whether a device is one of Apple's GPUs; see `APPLE`."""
+    return device.type in APPLE
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device by name; `auto` is a CUDA GPU where there is one, else the CPU.
+    """The device by name; `auto` is a CUDA GPU where there is one that PyTorch can compute on, else the CPU.
 
     Raises:
-        DPEError: no such name, or PyTorch finds no such device here.
+        DPEError: no such name, or PyTorch finds no such device here or cannot compute on it.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return _best_device()
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -54,11 +72,58 @@ def chosen_device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DPEError(f"device: {name} was asked for, but PyTorch finds {count} GPUs here. Choose another, or auto.")
-    try:
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device fails in its own way
-        raise DPEError(f"device: {name} was asked for, but PyTorch has none here. Choose another, or auto.") from error
+    if (failure := _failure(device)) is not None:
+        # Of the others nothing says whether they are there.
+        trouble = f"cannot compute there ({_reason(failure)})" if device.type == "cuda" else "has none here"
+        raise DPEError(f"device: {name} was asked for, but PyTorch {trouble}. Choose another, or auto.") from failure
     return device
+
+
+def _best_device() -> torch.device:
+    """A CUDA GPU that computes, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda")
+    if (failure := _failure(device)) is None:
+        return device
+    logger.warning("There is a GPU, but PyTorch cannot compute on it (%s): the CPU is used.", _reason(failure))
+    return torch.device("cpu")
+
+
+def _failure(device: torch.device) -> Exception | None:
+    """What goes wrong on a device, if anything does.
+
+    It is made to add, since PyTorch also hands out memory of GPUs for which it was built without code.
+    """
+    try:
+        (torch.ones(1, device=device) + 1.0).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device fails in its own way
+        return error
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200].rstrip(".")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """The fastest dtype in which a device computes well: bfloat16 or float16 on a CUDA or ROCm GPU, else float32.
+
+    Of NVIDIA's, bfloat16 is in hardware from compute capability 8 on, and float16 is fast from 7 on. AMD's report the
+    number of their architecture as the capability, which says nothing of the kind.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    if torch.version.hip is not None:
+        architecture = torch.cuda.get_device_properties(device).gcnArchName
+        return torch.float16 if architecture.startswith(AMD_WITHOUT_BFLOAT16) else torch.bfloat16
+    major, _ = torch.cuda.get_device_capability(device)
+    if major >= 8:
+        return torch.bfloat16
+    if major < 7 or any(part in torch.cuda.get_device_name(device) for part in BROKEN_FLOAT16):
+        return torch.float32
+    return torch.float16
 
 
 @functools.cache
@@ -80,8 +145,10 @@ def available_bytes(device: torch.device) -> int | None:
     """Bytes that can be allocated on a GPU now; None where that is not known, or the operating system's business."""
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    # Versions before 2.5 take no device without a number there.
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, _ = torch.cuda.mem_get_info(index)
+    return free + torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
 
 
 def best_chunk(config: NetworkConfig, dtype: torch.dtype, device: torch.device, free: int | None) -> int:
@@ -135,6 +202,24 @@ def _ways_to_exact() -> tuple[tuple[Any, tuple[_Setting, ...]], ...]:
     )
 
 
+def _precisions() -> Iterator[tuple[Any, str]]:
+    """Whatever holds a float32 precision in newer versions and is changed by a setting, with what to write it back as.
+
+    Read, one that was never set looks like its backend's: to write that would end its following the backend.
+    """
+    backends = torch.backends
+    for backend, name, owner in (
+        (backends.cudnn, "matmul", backends.cuda),
+        (backends.cudnn, "conv", backends.cudnn),
+        (backends.cudnn, "rnn", backends.cudnn),
+        (backends.mkldnn, "matmul", backends.mkldnn),
+    ):
+        operation: Any = getattr(owner, name, None)
+        if hasattr(operation, "fp32_precision") and hasattr(backend, "fp32_precision"):
+            value = operation.fp32_precision
+            yield operation, "none" if value == backend.fp32_precision else value
+
+
 class _TF32:
     """PyTorch's TF32 switches, off while anybody needs that. They are the whole process's, and threads come and go."""
 
@@ -142,12 +227,14 @@ class _TF32:
         self._lock = Lock()
         self._users = 0
         self._before: list[tuple[_Setting, Any]] = []
+        self._precisions: list[tuple[Any, str]] = []
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """TF32 is off inside; the last to leave puts it back."""
         with self._lock:
             if self._users == 0:
+                self._precisions = [*_precisions()]
                 self._before = [*self._switched_off()]
             self._users += 1
         try:
@@ -156,8 +243,13 @@ class _TF32:
             with self._lock:
                 self._users -= 1
                 if self._users == 0:
-                    for setting, value in reversed(self._before):
-                        setting.write(value)
+                    self._put_back()
+
+    def _put_back(self) -> None:
+        for setting, value in reversed(self._before):
+            setting.write(value)
+        for owner, precision in self._precisions:  # which the settings change too, and more of them than they name
+            owner.fp32_precision = precision
 
     @staticmethod
     def _switched_off() -> Iterator[tuple[_Setting, Any]]:
@@ -187,11 +279,31 @@ def exact_float32(device: torch.device) -> AbstractContextManager[None]:
 
 
 def upload(frames: Tensor, device: torch.device) -> Tensor:
-    """Frames on the device; to a GPU without waiting for it."""
+    """Frames on the device; to a GPU without waiting for it, where the system grants locked memory."""
     if device.type != "cuda" or frames.device.type != "cpu":
         return frames.to(device)
     # Expanded frames (grey ones as RGB) cannot be pinned as they are.
-    return frames.contiguous().pin_memory().to(device, non_blocking=True)
+    frames = frames.contiguous()
+    pinned = _locked(frames.pin_memory)
+    return frames.to(device) if pinned is None else pinned.to(device, non_blocking=True)
+
+
+def _locked(allocate: Callable[[], Tensor]) -> Tensor | None:
+    """Memory locked for copying, as `allocate` makes it; None where the system grants none, as WSL and containers may.
+
+    What else an error says, on a GPU that went wrong before, the ordinary copy says again.
+    """
+    try:
+        return allocate()
+    except RuntimeError as error:
+        _say_unlocked(_reason(error))
+        return None
+
+
+@functools.cache
+def _say_unlocked(reason: str) -> None:
+    """Say it once, for it may happen with every chunk."""
+    logger.info("No memory could be locked for copying (%s): copies wait for the GPU.", reason)
 
 
 class Download:
@@ -209,7 +321,10 @@ class Download:
 
     @staticmethod
     def _begin(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
-        arrived = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        arrived = _locked(lambda: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True))
+        if arrived is None:
+            return tensor.cpu()
+        arrived.copy_(tensor, non_blocking=True)
         tensor.record_stream(stream)  # its memory is not to be used again before it has left
         return arrived
 

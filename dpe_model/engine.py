@@ -16,7 +16,15 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, Role
 from .deferred import DeferredMotion
-from .devices import Download, available_bytes, best_chunk, emulates_bfloat16, exact_float32, is_out_of_memory
+from .devices import (
+    Download,
+    available_bytes,
+    best_chunk,
+    best_dtype,
+    emulates_bfloat16,
+    exact_float32,
+    is_out_of_memory,
+)
 from .errors import DPEError, FrameError, MotionError
 from .frames import check_frames, check_square, from_network, to_network
 from .latent import Latent
@@ -38,21 +46,25 @@ RenderStep = tuple[Role, EditPlan]
 
 
 def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype:
-    """The dtype of the convolutions: `auto` is float32 on the CPU, bfloat16 where the GPU has it, else float16.
+    """The dtype of the convolutions; `auto` is what `best_dtype` says of the device.
+
+    A CUDA or ROCm GPU without bfloat16 computes in that too where bf16 was asked for, with a warning: cuDNN has no
+    bfloat16 convolutions there.
 
     Raises:
         DPEError: an unknown precision.
     """
     if precision not in PRECISIONS:
         raise DPEError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    if precision == "bf16" and emulates_bfloat16(torch.device(device).type):
+    device = torch.device(device)
+    if precision == "auto":
+        return best_dtype(device)
+    if precision == "bf16" and emulates_bfloat16(device.type):
         logger.warning("bf16: this processor emulates it, many times slower than fp32. Choose fp32 or auto.")
-    if precision != "auto":
-        return _DTYPES[precision]
-    if torch.device(device).type == "cuda":
-        # From compute capability 8 on bfloat16 runs in hardware; before, PyTorch would emulate it.
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    return torch.float32
+    if precision == "bf16" and device.type == "cuda" and (best := best_dtype(device)) != torch.bfloat16:
+        logger.warning("bf16: this GPU has none; %s is used. Choose auto.", str(best).removeprefix("torch."))
+        return best
+    return _DTYPES[precision]
 
 
 def compile_on_gpu(checkpoint: Checkpoint, device: torch.device) -> None:
@@ -345,7 +357,7 @@ class Engine:
             )
             network = self.checkpoint.in_float32()
             self._placed = self.services.place(network, self.device)
-            self._exact = network
+            self._exact = network.to(self.device)  # a host short of memory may have left it on the CPU
         return self._exact
 
     # One batch through the network, in smaller pieces when memory runs out
@@ -357,7 +369,7 @@ class Engine:
         def run(part: slice) -> Encoding:
             return chosen.encode(images[part], with_features)
 
-        return concat_encodings(self._pieces(run, len(images)))
+        return concat_encodings(self._pieces(run, len(images), chosen))
 
     def _motion(self, encoding: Encoding, network: DPENetwork) -> Tensor:
         with exact_float32(self.device):
@@ -369,15 +381,16 @@ class Engine:
         def run(part: slice) -> Tensor:
             return network.render(_slice(encoding, part.start, part.stop), alpha[part], branch)
 
-        pieces = self._pieces(run, len(alpha))
+        pieces = self._pieces(run, len(alpha), network)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _pieces(self, run: Callable[[slice], T], count: int) -> list[T]:
+    def _pieces(self, run: Callable[[slice], T], count: int, network: DPENetwork) -> list[T]:
         """Run over `count` pictures in slices of at most `chunk`, halving it while the device runs out of memory."""
+        most = self._most(network)
         results: list[T] = []
         start = 0
         while start < count:
-            stop = min(start + self.chunk, count)
+            stop = min(start + min(self.chunk, most), count)
             try:
                 with exact_float32(self.device):
                     results.append(run(slice(start, stop)))
@@ -391,6 +404,13 @@ class Engine:
             logger.warning("Out of memory on %s: going on with %d pictures at a time.", self.device, self.chunk)
             self.services.free_memory()
         return results
+
+    def _most(self, network: DPENetwork) -> int:
+        """How many pictures a network takes at a time; the float32 one comes on top of what `chunk` was chosen for."""
+        if network is not self._exact:
+            return self.chunk
+        free = self.services.free_bytes(self.device)
+        return min(self.chunk, best_chunk(self.checkpoint.config, torch.float32, self.device, free))
 
     def _split(self, frames: Tensor) -> Iterator[Tensor]:
         start = 0

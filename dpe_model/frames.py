@@ -80,6 +80,8 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
     """
     frames = check_square(frames, name)
     _check_finite(frames, name)
+    if frames.dtype == torch.float64:
+        frames = frames.float()  # before it travels: Apple's GPUs have no float64
     target, other_size = torch.device(device), frames.shape[1] != size
     x = upload(frames, warping_device(target) if other_size else target)
     x = x.float() / 127.5 - 1.0 if x.dtype == torch.uint8 else x.float() * 2.0 - 1.0

@@ -103,7 +103,8 @@ class LoadDPEModel(io.ComfyNode):
                     options=list(PRECISIONS),
                     default="auto",
                     tooltip=(
-                        "Precision of the convolutions. auto: bf16 or fp16 on an NVIDIA or AMD GPU, fp32 elsewhere. "
+                        "Precision of the convolutions. auto: bf16 or fp16 on NVIDIA and AMD GPUs that are good at it, "
+                        "fp32 elsewhere. "
                         "fp32 is exact; half precision is faster and needs half the memory. CPUs with matrix units "
                         "(Intel AMX) are several times faster in bf16. Frames that do not fit half precision are made "
                         "again in fp32."

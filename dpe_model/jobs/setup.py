@@ -41,7 +41,7 @@ class ModelOptions:
     Attributes:
         path: a model file; None is the bundled one.
         precision: see `resolve_precision`.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+        device: "auto" (a GPU where there is one that PyTorch can compute on), "cpu", "cuda", "cuda:1", "mps".
         compiled: use `torch.compile` on a CUDA GPU; elsewhere it is passed over with a note.
     """
 

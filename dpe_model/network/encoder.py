@@ -113,8 +113,21 @@ def expand_encoding(encoding: Encoding, count: int) -> Encoding:
 
 
 def concat_encodings(encodings: list[Encoding]) -> Encoding:
-    """Encodings of several chunks as one."""
+    """Encodings of several chunks as one.
+
+    Several are taken out of the list: what was joined goes before the next level is, so that the parts and the whole
+    are never held in full at once.
+    """
     if len(encodings) == 1:
         return encodings[0]
-    features = zip(*(e.features for e in encodings), strict=True)
-    return Encoding(torch.cat([e.w for e in encodings]), tuple(torch.cat(list(f)) for f in features))
+    codes = torch.cat([e.w for e in encodings])
+    levels = [list(level) for level in zip(*(e.features for e in encodings), strict=True)]
+    encodings.clear()
+    return Encoding(codes, tuple(_joined(level) for level in levels))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts as one tensor; they are taken out of the list."""
+    whole = torch.cat(parts)
+    parts.clear()
+    return whole

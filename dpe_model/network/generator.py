@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import is_apple
 from .config import NetworkConfig
 from .layers import ConvLayer, ModulatedProjection, StyledConv, Unused, is_channels_last, up_blur
 
@@ -60,7 +61,10 @@ def warp(features: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     grid = torch.tanh(maps[:, :2]).permute(0, 2, 3, 1) + identity_grid(maps.shape[-1], maps.device)
     mask = torch.sigmoid(maps[:, 2:3])
     # Coordinates need float32: half precision cannot tell neighbouring pixels apart at 256 px.
-    sampled = F.grid_sample(features.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    exact = features.float()
+    if is_apple(features.device):  # its sampler reads one order only, and takes any other for that
+        exact, grid = exact.contiguous(), grid.contiguous()
+    sampled = F.grid_sample(exact, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     order = torch.channels_last if is_channels_last(features) else torch.contiguous_format
     return sampled.to(features.dtype, memory_format=order), mask.to(features.dtype)
 
@@ -112,7 +116,10 @@ class Generator(nn.Module):
         rgb, maps = self.render_levels(z, features)
         if torch.is_grad_enabled() or features[0].dtype == torch.float32:
             return rgb
-        return rgb.add_(maps[-1], alpha=0.0)  # an overflow that tanh and sigmoid hid becomes a NaN
+        # An overflow that tanh and sigmoid hid becomes a NaN. Apple's GPUs add nothing where the factor is 0.
+        if is_apple(rgb.device):
+            return rgb.masked_fill_(~torch.isfinite(maps[-1]), float("nan"))
+        return rgb.add_(maps[-1], alpha=0.0)
 
     def render_levels(self, z: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """Like `forward`, with each level's flow maps [N, 3, r, r] (before tanh and sigmoid) for supervision."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..devices import exact_float32, warping_device
+from ..devices import exact_float32, is_apple, warping_device
 from ..errors import DPEError
 from ..files import UNREADABLE
 from ..frames import to_unit
@@ -85,6 +85,11 @@ class FaceParser:
         self.network.to(self.device)
         self._face = [CLASSES.index(name) for name in FACE]
 
+    def to(self, device: torch.device) -> None:
+        """Go on elsewhere."""
+        self.device = device
+        self.network.to(device)
+
     @torch.inference_mode()
     def face(self, portraits: Tensor) -> Tensor:
         """How surely each place belongs to the face.
@@ -98,7 +103,8 @@ class FaceParser:
         x = to_unit(portraits.to(warping_device(self.device))).permute(0, 3, 1, 2)
         if x.shape[-1] != SIZE:
             x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        x = x.to(self.device)
+        # The pictures' channels lie side by side, an order that not all of Apple's operators read rightly.
+        x = x.contiguous().to(self.device) if is_apple(self.device) else x.to(self.device)
         mean, deviation = (x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
         with exact_float32(self.device):
             scores = self.network((x - mean) / deviation)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..devices import warping_device
+from ..devices import exact_float32, is_out_of_memory, warping_device
 from ..errors import FrameError
 from ..frames import check_frames, to_unit
 from .colour import colour_statistics, matched
@@ -22,6 +23,9 @@ from .parsing import FaceParser
 from .temporal import RunningMap, RunningMean, RunningPeak, SceneWatch
 from .warp import corners, invert, resample, shifted
 
+logger = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
 MASKS = ("face", "crop", "parsing")
 COLOUR_MATCH = ("none", "mean_std", "histogram")
 OWN_RIM = 0.05
@@ -86,7 +90,8 @@ class Paster:
     Args:
         options: how.
         crop: of the whole clip.
-        device: where the work is done, as far as it can be done there; frames and results stay on the CPU.
+        device: where the work is done, as far as it can be done there, and until it runs out of memory: from then on
+            the CPU does it, with one warning. Frames and results stay on the CPU.
 
     Raises:
         ParsingError: the parsing network's weights cannot be used.
@@ -100,18 +105,19 @@ class Paster:
         if options.mask == "parsing" and options.parsing_weights is not None:
             self._parser = FaceParser(options.parsing_weights, device)
         self._next = 0
-        self._scenes = SceneWatch()
-        self._part: int | None = None
-        self._jaw = RunningMean(options.mask_smoothing)
-        self._face = RunningMap(options.mask_smoothing)
-        self._moved = RunningPeak(STILL_MEMORY)
-        self._colours = RunningMean(COLOUR_MEMORY)
-        self._seams: list[float] = []
+        self._past = _Past(
+            SceneWatch(),
+            RunningMean(options.mask_smoothing),
+            RunningMap(options.mask_smoothing),
+            RunningPeak(STILL_MEMORY),
+            RunningMean(COLOUR_MEMORY),
+        )
 
     @property
     def outline_moved(self) -> bool:
         """Whether what was pasted so far moves the head's outline: after a pose edit the neck no longer fits."""
-        return len(self._seams) > 0 and sum(self._seams) / len(self._seams) > OUTLINE_CHANGE
+        seams = self._past.seams
+        return len(seams) > 0 and sum(seams) / len(seams) > OUTLINE_CHANGE
 
     def paste(
         self,
@@ -151,10 +157,11 @@ class Paster:
             if len(portraits) != len(frames):
                 raise FrameError(f"portraits: expected {len(frames)}, one a frame, got {len(portraits)}.")
         canvas = _Canvas(frames)
-        for n in np.flatnonzero(crop.found):
-            portrait = None if portraits is None else self._unit(portraits[n])
-            mask = None if own is None else own[n if len(own) > 1 else 0]
-            self._paste_one(canvas, int(n), self._unit(edited[n]), crop[n : n + 1], portrait, mask)
+        with exact_float32(self.device):
+            for n in map(int, np.flatnonzero(crop.found)):
+                portrait = None if portraits is None else portraits[n]
+                mask = None if own is None else own[n if len(own) > 1 else 0]
+                self._paste_somewhere(canvas, n, edited[n], crop[n : n + 1], portrait, mask)
         self._next = start + len(frames)
         return canvas.results(frames.dtype)
 
@@ -162,38 +169,71 @@ class Paster:
         """A picture as float32 in 0..1 on the device."""
         return to_unit(picture.to(self.device))
 
+    def _paste_somewhere(
+        self, canvas: _Canvas, n: int, edited: Tensor, crop: Crop, portrait: Tensor | None, own: _Mask | None
+    ) -> None:
+        """`_paste_one`; from the frame on at which the device runs out of memory, on the CPU."""
+        if self._wholly_on_cpu:
+            self._paste_one(canvas, n, edited, crop, portrait, own)
+            return
+        before = self._past.on(self.device)
+        try:
+            self._paste_one(canvas, n, edited, crop, portrait, own)
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, so that the failed attempt's tensors are gone.
+        logger.warning("Pasting ran out of memory on the GPU. It goes on on the CPU, slower.")
+        self._past = before
+        self._move_to_cpu()
+        self._paste_one(canvas, n, edited, crop, portrait, own)
+
+    @property
+    def _wholly_on_cpu(self) -> bool:
+        return self.device == CPU and (self._parser is None or self._parser.device == CPU)
+
+    def _move_to_cpu(self) -> None:
+        self.device = CPU
+        self._past = self._past.on(CPU)
+        if self._parser is not None:
+            self._parser.to(CPU)
+
     def _paste_one(
         self, canvas: _Canvas, n: int, edited: Tensor, crop: Crop, portrait: Tensor | None, own: _Mask | None
     ) -> None:
         """Measure one frame against those before it, and blend."""
-        options = self.options
+        options, past = self.options, self._past
         matrix = crop.matrix[0]
+        edited = self._unit(edited)
         if portrait is None:
             portrait = canvas.cut(n, matrix, edited.shape[0] if self._parser else LOW_SIZE, self.device)
+        else:
+            portrait = self._unit(portrait)
         source_low, edited_low = small(portrait), small(edited)
         part = None if crop.part is None else int(crop.part[0])
         held = crop.held is not None and bool(crop.held[0])  # without the face: it says nothing of the face's colours
-        if (self._scenes.is_cut(source_low) and not held) or part != self._part:
-            for state in (self._jaw, self._face, self._moved, self._colours):
+        if (past.scenes.is_cut(source_low) and not held) or part != past.part:
+            for state in (past.jaw, past.face, past.moved, past.colours):
                 state.reset()
-        self._part = part
+        past.part = part
         change = change_map(source_low, edited_low)
         mask = self._mask(crop, change, portrait, edited, held) if own is None else own
         counts = halved(mask.small(matrix, self.device))
         if not bool(counts.any()):  # nothing of this frame is pasted, nor does it say anything of its colours
             return
         if not held:
-            self._seams.append(_along_edge(change, counts))
+            past.seams.append(_along_edge(change, counts))
         still = None
         if options.detail > 0.0 or options.colour_match != "none":
-            still = 1.0 - self._moved.update(moved_map(source_low, edited_low, change))
+            still = 1.0 - past.moved.update(moved_map(source_low, edited_low, change))
         if still is not None and options.colour_match != "none":
             counts = counts * (MOVED_WEIGHT + (1.0 - MOVED_WEIGHT) * still)
 
             def statistics() -> Tensor:
                 return colour_statistics(halved(edited_low), halved(source_low), counts, options.colour_match)
 
-            edited = matched(edited, self._colours.at(statistics, held), options.colour_match)
+            edited = matched(edited, past.colours.at(statistics, held), options.colour_match)
         canvas.blend(n, edited, matrix, mask, None if still is None or not options.detail else options.detail * still)
 
     def _mask(self, crop: Crop, change: Tensor, portrait: Tensor, edited: Tensor, held: bool) -> _Mask:
@@ -201,15 +241,15 @@ class Paster:
         options = self.options
         marks = None if crop.landmarks is None else crop.landmarks[0]
         if self._parser is not None:
-            face = self._face.value
+            face = self._past.face.value
             if face is None or not held:
                 either = torch.maximum(self._parser.face(portrait[None])[0], self._parser.face(edited[None])[0])
-                face = self._face.follow(either.to(self.device), marks)
+                face = self._past.face.follow(either.to(self.device), marks)
             return _Mask(parsed_mask(face, options.feather, options.grow))
         size = SHAPE_SIZE if options.feather > 0.05 else max(SHAPE_SIZE, crop.size)
         if options.mask == "crop" or marks is None:
             return _Mask(feather_mask(size, options.feather)[0].to(self.device))
-        jaw = self._jaw.at(lambda: torch.tensor(jaw_drop(change, marks)), held)
+        jaw = self._past.jaw.at(lambda: torch.tensor(jaw_drop(change, marks)), held)
         return _Mask(face_mask(crop, size, options.grow, options.feather, float(jaw))[0].to(self.device))
 
 
@@ -289,6 +329,31 @@ def _along_edge(change: Tensor, mask: Tensor) -> float:
     return float((change * edge).sum() / edge.sum().clamp_min(1e-6))
 
 
+@dataclass
+class _Past:
+    """What a clip's frames up to now leave for the next: what is steadied over time, and the seams' changes."""
+
+    scenes: SceneWatch
+    jaw: RunningMean
+    face: RunningMap
+    moved: RunningPeak
+    colours: RunningMean
+    part: int | None = None
+    seams: list[float] = field(default_factory=list)
+
+    def on(self, device: torch.device) -> _Past:
+        """A copy that goes on from here on a device."""
+        return _Past(
+            self.scenes.on(device),
+            self.jaw.on(device),
+            self.face.on(device),
+            self.moved.on(device),
+            self.colours.on(device),
+            self.part,
+            [*self.seams],
+        )
+
+
 @dataclass(frozen=True)
 class _Mask:
     """Where an edit shows: a map in the crop's square and, multiplied with it, perhaps one over the full frame.
@@ -336,7 +401,7 @@ class _Canvas:
 
     def cut(self, n: int, matrix: np.ndarray, size: int, device: torch.device) -> Tensor:
         """The crop [size, size, 3] of frame `n`, 0..1."""
-        values = resample(self.frames[n].to(device), matrix * float(size), (size, size))
+        values = resample(self.frames[n], matrix * float(size), (size, size), device=device)
         return values / 255.0 if self.frames.dtype == torch.uint8 else values
 
     def blend(self, n: int, edited: Tensor, matrix: np.ndarray, mask: _Mask, detail: Tensor | None) -> None:
@@ -359,8 +424,9 @@ class _Canvas:
         blended = torch.lerp(old, new, alpha[..., None])
         if region.dtype == torch.uint8:
             blended = (blended * 255.0).round_().clamp_(0, 255)
-        self.frames[area] = torch.where((alpha > 0.0)[..., None], blended.to(region.dtype), region).cpu()
-        self.masks[area] = alpha.cpu()
+        pasted = torch.where((alpha > 0.0)[..., None], blended.to(region.dtype), region)
+        # Last, and together: until here the frame may still be made again elsewhere.
+        self.frames[area], self.masks[area] = pasted.cpu(), alpha.cpu()
 
     def _box(self, matrix: np.ndarray, mask: _Mask) -> tuple[int, int, int, int] | None:
         """top, bottom, left, right of the mask in the frame, in whole pixels inside it; None if they do not meet."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from .warp import resample
 
 CUT = 0.15
 """Mean difference of two successive small pictures, in 0..1, from which they show different scenes."""
+
+
+Running = TypeVar("Running", bound="RunningMean")
 
 
 class RunningMean:
@@ -43,6 +48,12 @@ class RunningMean:
     def reset(self) -> None:
         """Forget, as at a cut."""
         self.value = None
+
+    def on(self: Running, device: torch.device) -> Running:
+        """A copy that goes on from here on a device."""
+        other = copy.copy(self)
+        other.value = None if self.value is None else self.value.to(device)
+        return other
 
 
 class RunningPeak(RunningMean):
@@ -83,6 +94,12 @@ class SceneWatch:
         """Whether this picture [s, s, 3], 0..1, shows another scene than the one before it."""
         last, self._last = self._last, picture
         return last is not None and float((picture - last).abs().mean()) > CUT
+
+    def on(self, device: torch.device) -> SceneWatch:
+        """A copy that goes on from here on a device."""
+        other = SceneWatch()
+        other._last = None if self._last is None else self._last.to(device)
+        return other
 
 
 def similarity(before: np.ndarray, after: np.ndarray) -> np.ndarray:

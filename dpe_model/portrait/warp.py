@@ -67,7 +67,13 @@ def warp(picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int], edge: s
     return out.numpy()
 
 
-def resample(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], edge: str = "replicate") -> Tensor:
+def resample(
+    picture: Tensor,
+    matrix: np.ndarray,
+    size: tuple[int, int],
+    edge: str = "replicate",
+    device: torch.device | None = None,
+) -> Tensor:
     """Resample `picture` under `matrix`.
 
     Interpolation is by Lanczos' windowed sinc for colour (stretched where the map shrinks, so that nothing aliases) and
@@ -78,17 +84,19 @@ def resample(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], edge: s
         matrix: [2, 3] from pixels of the picture to pixels of the result.
         size: height and width of the result.
         edge: beyond the picture "replicate" its border pixels, or "zero".
+        device: where to compute, by default where the picture is; only what is needed of that travels.
 
     Returns:
-        [h, w, 3] or [h, w] float32 on the picture's device, in the picture's units.
+        [h, w, 3] or [h, w] float32 on that device, in the picture's units.
     """
+    device = device or picture.device
     linear = matrix[:, :2]
     if max(abs(linear[0, 1]), abs(linear[1, 0])) > UPRIGHT * abs(linear[0, 0]) or min(linear[0, 0], linear[1, 1]) <= 0:
-        return _turned(picture, matrix, size, edge)
+        return _turned(picture, matrix, size, edge, device)
     kernel, lobes = (lanczos, LOBES) if picture.ndim == 3 else (triangle, 1)
     margin = lobes * math.ceil(max(1.0, 1.0 / min(linear[0, 0], linear[1, 1]))) + 1
     part, matrix = _cut(picture, matrix, size, margin)
-    part = part.float()
+    part = part.to(device).float()
     columns, rows = (_axis(matrix[k, k], matrix[k, 2], size[1 - k], kernel, lobes) for k in (0, 1))
     height, width = part.shape[:2]
     down = _along(rows, part.reshape(height, -1), edge)
@@ -162,7 +170,7 @@ def _along(axis: tuple[np.ndarray, np.ndarray], source: Tensor, edge: str) -> Te
     return out
 
 
-def _turned(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], edge: str) -> Tensor:
+def _turned(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], edge: str, device: torch.device) -> Tensor:
     """`resample` under any map.
 
     Where it shrinks, the picture is first averaged over whole blocks and then blurred with a Gaussian of sigma
@@ -170,6 +178,7 @@ def _turned(picture: Tensor, matrix: np.ndarray, size: tuple[int, int], edge: st
     """
     shrink = 1.0 / math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
     part, matrix = _cut(picture, matrix, size, margin=CUBIC_REACH * math.ceil(max(shrink, 1.0)))
+    part = part.to(device)
     pixels = part.float()[None, None] if part.ndim == 2 else part.float().permute(2, 0, 1)[None].contiguous()
     low, high = float(pixels.min()), float(pixels.max())
     block = int(shrink // 2)

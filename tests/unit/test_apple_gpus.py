@@ -41,6 +41,9 @@ class Lacking(TorchDispatchMode):
             assert not any(t.dtype in (torch.float64, torch.complex128) for t in tensors), f"float64 in {name}"
             assert not name.startswith("_upsample"), f"{name}: without aliasing"
             assert not name.startswith("linalg"), name
+            if name in ("conv2d", "grid_sampler_2d", "upsample_bilinear2d", "upsample_nearest2d", "avg_pool2d"):
+                read = [t for t in args[:2] if isinstance(t, torch.Tensor)]
+                assert all(t.is_contiguous() for t in read), f"{name}: order in memory"
             if name == "grid_sampler_2d":
                 assert tuple(args[2:4]) == (BILINEAR, ZEROS), "sampling other than bilinear, with zeros beyond"
         return out
@@ -48,7 +51,7 @@ class Lacking(TorchDispatchMode):
 
 @pytest.fixture
 def lacking(monkeypatch):
-    monkeypatch.setattr(devices, "WARPED_ON_CPU", ("mps", "meta"))
+    monkeypatch.setattr(devices, "APPLE", ("mps", "meta"))
     with Lacking() as watch:
         yield watch
 
@@ -76,6 +79,26 @@ def test_frames_of_another_size_are_resized_before_they_travel(lacking):
         torch.nn.functional.interpolate(
             torch.rand(1, 3, 48, 48, device=META), (32, 32), mode="bilinear", antialias=True
         )
+
+
+def test_frames_in_float64_travel_as_float32(lacking):
+    assert to_network(torch.rand(2, 16, 16, 3, dtype=torch.float64), 16, META).dtype == torch.float32
+    assert lacking.seen
+
+
+def test_an_overflow_that_no_picture_shows_is_found_without_adding_it(monkeypatch):
+    """Adding with the factor 0 does nothing there, where it would have made NaN of infinity; the CPU plays one."""
+    generator = tiny_network().fold(torch.float16).generator("pose")
+    rgb, maps = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    maps[0, 0, 2, 3], maps[0, 1, 4, 5], maps[0, 2, 6, 7] = float("inf"), -float("inf"), float("nan")
+    monkeypatch.setattr(generator, "render_levels", lambda z, features: (rgb.clone(), [maps]))
+    add = torch.Tensor.add_
+    monkeypatch.setattr(torch.Tensor, "add_", lambda x, y, alpha=1.0: add(x, y, alpha=alpha) if alpha else x)
+    monkeypatch.setattr(devices, "APPLE", ("cpu",))
+    with torch.no_grad():
+        found = generator(torch.zeros(1, CONFIG.style_dim), (torch.zeros(1, 8, 8, 8, dtype=torch.float16),))
+    assert torch.equal(found.isnan(), ~maps.isfinite())
+    assert torch.equal(found[maps.isfinite()], rgb[maps.isfinite()])
 
 
 def test_detection_and_pasting_stay_on_the_cpu():

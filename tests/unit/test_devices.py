@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +16,14 @@ from dpe_model import devices
 from dpe_model.devices import (
     Download,
     best_chunk,
+    best_dtype,
     chosen_device,
     exact_float32,
     is_out_of_memory,
     picture_bytes,
     upload,
 )
-from dpe_model.engine import Engine, Services
+from dpe_model.engine import Engine, Services, resolve_precision
 from dpe_model.errors import DPEError
 from dpe_model.network import NetworkConfig
 
@@ -63,11 +67,14 @@ def test_memory_of_the_cpu_is_not_asked_for():
     assert devices.available_bytes(CPU) is None
 
 
-def test_free_memory_includes_what_pytorch_holds_unused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 300)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
-    assert devices.available_bytes(CUDA) == 1200
+@pytest.mark.parametrize(("device", "number"), [(CUDA, 1), (torch.device("cuda", 0), 0)])
+def test_free_memory_includes_what_pytorch_holds_unused(monkeypatch, device, number):
+    """Asked by number: versions before 2.5 refuse a device that has none."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: {number: (1000, 5000)}[index])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: {number: 300}[index])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda index: {number: 100}[index])
+    assert devices.available_bytes(device) == 1200
 
 
 @pytest.mark.parametrize(
@@ -82,6 +89,8 @@ def test_free_memory_includes_what_pytorch_holds_unused(monkeypatch):
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), True),
+        (RuntimeError("Could not allocate tensor with 9 bytes. There is not enough GPU video memory available!"), True),
         (RuntimeError("shapes do not match"), False),
     ],
 )
@@ -146,8 +155,6 @@ class Stream:
 
 @pytest.fixture
 def stream(monkeypatch):
-    from contextlib import nullcontext
-
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "compute")
     monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
     monkeypatch.setattr(Download, "_begin", staticmethod(lambda tensor, stream: tensor.clone()))
@@ -191,6 +198,47 @@ def test_expanded_frames_are_pinned_too(monkeypatch):
     grey = torch.rand(2, 16, 16, 1)
     assert torch.equal(upload(grey.expand(-1, -1, -1, 3), CUDA), grey.repeat(1, 1, 1, 3))
     assert len(pinned) == 1
+
+
+@pytest.fixture
+def unlocked(monkeypatch):
+    """A system that grants no locked memory, as containers may."""
+
+    def refuse(*sizes, pin_memory=False, **options):
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+        return empty(*sizes, **options)
+
+    empty = torch.empty
+    devices._say_unlocked.cache_clear()
+    monkeypatch.setattr(torch, "empty", refuse)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: refuse(pin_memory=True))
+
+
+def test_without_locked_memory_frames_travel_by_an_ordinary_copy(monkeypatch, unlocked, caplog):
+    waited = []
+
+    def to(tensor, device, non_blocking=False):
+        waited.append(not non_blocking)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    frames = clip(2)
+    with caplog.at_level(logging.INFO):
+        assert torch.equal(upload(frames, CUDA), frames)
+        assert torch.equal(upload(frames, CUDA), frames)
+    assert waited == [True, True]
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "CUDA error: out of memory" in caplog.text and "kernel errors" not in caplog.text
+
+
+def test_without_locked_memory_results_come_back_by_an_ordinary_copy(monkeypatch, unlocked):
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "compute")
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
+    values, stream = torch.arange(4.0), Stream()
+    download = Download((values,), stream)
+    assert torch.equal(download.wait()[0], values)
+    assert stream.behind == ["compute"] and stream.events[0].waited
 
 
 def test_tf32_stays_off_until_the_last_who_needs_that_is_done():
@@ -238,6 +286,152 @@ def test_tf32_that_was_asked_for_in_other_ways_is_off_inside_and_back_afterwards
              "assert before[:2] == ['tf32', 'tf32'], before", "assert 'tf32' not in inside, inside",
              "assert state() == before, (before, state())"]  # fmt: skip
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("before", "backend"),
+    [
+        ("", "torch.backends"),
+        ("", "torch.backends.cudnn"),
+        ("torch.backends.fp32_precision = 'tf32'", "torch.backends"),
+        ("torch.backends.cudnn.fp32_precision = 'tf32'", "torch.backends.cudnn"),
+    ],
+)
+def test_what_follows_a_backend_s_precision_goes_on_following_it(before, backend):
+    """In a process of its own. What the older interface says also stays readable, unless it was not to begin with."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this PyTorch has one interface only")
+    lines = [FLOAT32_STATE, before, "from dpe_model.devices import exact_float32", "start = state()",
+             "products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul",
+             "products = products[: 1 if 'cudnn' in " + repr(backend) + " else 2]",
+             "with exact_float32(torch.device('cuda')):", "    assert products[0].fp32_precision == 'ieee'",
+             "assert state() == start, (start, state())",
+             "for value in ('ieee', 'tf32', 'none'):", f"    {backend}.fp32_precision = value",
+             "    found = [each.fp32_precision for each in products]",
+             "    assert found == [torch.backends.cudnn.fp32_precision] * len(products), (value, found)"]  # fmt: skip
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(__file__).parents[2])
+
+
+class Number:
+    """What a GPU holds; it cannot be added to where there is no code for the GPU."""
+
+    def __init__(self, computes):
+        self.computes = computes
+
+    def __add__(self, other):
+        if not self.computes:
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+        return self
+
+    def cpu(self):
+        return torch.zeros(1)
+
+
+@pytest.fixture(params=[True, False], ids=["works", "no code"])
+def computes(request, monkeypatch):
+    """A GPU whose memory can be had in any case."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for make in ("empty", "ones"):
+        monkeypatch.setattr(torch, make, lambda *size, device: Number(request.param))
+    return request.param
+
+
+def test_auto_takes_a_gpu_that_computes(computes, caplog):
+    assert chosen_device("auto") == (CUDA if computes else CPU)
+    assert ("no kernel image is available for execution on the device)" in caplog.text) is not computes
+    assert len(caplog.records) == (0 if computes else 1)
+
+
+def test_a_named_gpu_that_does_not_compute_is_refused(computes):
+    if computes:
+        assert chosen_device("cuda:0") == torch.device("cuda", 0)
+        return
+    with pytest.raises(DPEError, match="cuda:0 was asked for, but PyTorch cannot compute there .*no kernel image"):
+        chosen_device("cuda:0")
+
+
+def test_auto_without_a_gpu(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen_device("auto") == CPU
+    assert not caplog.records
+
+
+def card(monkeypatch, name="", capability=(0, 0), architecture=None):
+    """Have PyTorch find a GPU: NVIDIA's, or AMD's by its architecture."""
+    monkeypatch.setattr(torch.version, "hip", None if architecture is None else "6.2")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    properties = SimpleNamespace(gcnArchName=architecture)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "dtype"),
+    [
+        ("NVIDIA H200", (9, 0), torch.bfloat16),
+        ("NVIDIA GeForce RTX 3060", (8, 6), torch.bfloat16),
+        ("NVIDIA RTX A2000", (8, 6), torch.bfloat16),
+        ("Tesla T4", (7, 5), torch.float16),
+        ("NVIDIA GeForce RTX 2080 Ti", (7, 5), torch.float16),
+        ("Quadro RTX 5000", (7, 5), torch.float16),
+        ("Tesla V100-SXM2-16GB", (7, 0), torch.float16),
+        ("NVIDIA GeForce GTX 1660 SUPER", (7, 5), torch.float32),
+        ("NVIDIA GeForce GTX 1650", (7, 5), torch.float32),
+        ("NVIDIA GeForce MX450", (7, 5), torch.float32),
+        ("NVIDIA T1000 8GB", (7, 5), torch.float32),
+        ("NVIDIA CMP 30HX", (7, 5), torch.float32),
+        ("NVIDIA GeForce GTX 1080 Ti", (6, 1), torch.float32),
+        ("Tesla P100-PCIE-16GB", (6, 0), torch.float32),
+    ],
+)
+def test_precision_of_nvidias_cards(monkeypatch, name, capability, dtype):
+    card(monkeypatch, name, capability)
+    assert best_dtype(CUDA) == dtype
+
+
+@pytest.mark.parametrize(
+    ("architecture", "capability", "dtype"),
+    [
+        ("gfx803", (8, 0), torch.float16),
+        ("gfx906:sramecc+:xnack-", (9, 0), torch.float16),
+        ("gfx908:sramecc+:xnack-", (9, 0), torch.bfloat16),
+        ("gfx90a:sramecc+:xnack-", (9, 0), torch.bfloat16),
+        ("gfx942", (9, 4), torch.bfloat16),
+        ("gfx1012", (10, 1), torch.float16),
+        ("gfx1030", (10, 3), torch.float16),
+        ("gfx1100", (11, 0), torch.bfloat16),
+        ("gfx1201", (12, 0), torch.bfloat16),
+    ],
+)
+def test_precision_of_amds_cards(monkeypatch, architecture, capability, dtype):
+    card(monkeypatch, "AMD Radeon", capability, architecture)
+    assert best_dtype(CUDA) == dtype
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps", "xpu"])
+def test_other_devices_compute_in_float32(kind):
+    assert best_dtype(torch.device(kind)) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "dtype"),
+    [
+        ("NVIDIA GeForce RTX 2080", (7, 5), torch.float16),
+        ("NVIDIA GeForce GTX 1650", (7, 5), torch.float32),
+        ("NVIDIA GeForce RTX 3060", (8, 6), torch.bfloat16),
+    ],
+)
+def test_bf16_that_a_card_has_not_is_replaced_and_said(monkeypatch, caplog, name, capability, dtype):
+    card(monkeypatch, name, capability)
+    assert resolve_precision("bf16", "cuda") == dtype
+    replaced = dtype != torch.bfloat16
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"bf16: this GPU has none; {str(dtype).removeprefix('torch.')} is used. Choose auto."] if replaced else []
+    )
+    assert resolve_precision("fp16", "cuda") == torch.float16
+    assert resolve_precision("auto", "cuda") == dtype
+    assert len(caplog.records) == replaced
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """Many frames through a small network: order, counts, memory pressure, interruption."""
 
+import weakref
+
 import pytest
 import torch
 
 from dpe_model.checkpoint import BranchRoles, Checkpoint, load_checkpoint, save_checkpoint
+from dpe_model.devices import SHARE, picture_bytes
 from dpe_model.engine import Engine, Services, resolve_precision
 from dpe_model.errors import CheckpointError, DPEError, FrameError, MotionError
 from dpe_model.frames import to_network
 from dpe_model.motion import Edit
+from dpe_model.network.encoder import concat_encodings
 
-from .tiny import clip, tiny_checkpoint, tiny_network
+from .tiny import CONFIG, clip, tiny_checkpoint, tiny_network
 
 
 def engine(chunk=3, budget=0, **services):
@@ -187,6 +191,25 @@ def test_empty_batches_are_refused():
         engine().measure(iter([]))
 
 
+def test_parts_of_an_encoding_go_as_they_are_joined(monkeypatch):
+    """When a level is joined, the parts of those before are gone."""
+    network = tiny_checkpoint().network
+    with torch.no_grad():
+        parts = [network.encode(to_network(clip(2, seed=seed), 16)) for seed in range(3)]
+    whole = [torch.cat([part.features[i] for part in parts]) for i in range(len(parts[0].features))]
+    levels = [[weakref.ref(part.features[i]) for part in parts] for i in range(len(whole))]
+    alive, cat = [], torch.cat
+
+    def watched(tensors):
+        alive.append([sum(ref() is not None for ref in level) for level in levels])
+        return cat(tensors)
+
+    monkeypatch.setattr(torch, "cat", watched)
+    joined = concat_encodings(parts)
+    assert alive == [[3, 3], [3, 3], [0, 3]]  # of the code, and of two levels
+    assert all(torch.equal(a, b) for a, b in zip(joined.features, whole, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(dtype):
     frames = to_network(clip(2), 16)
@@ -230,6 +253,38 @@ def test_what_overflows_is_made_again_in_float32(overflowing, caplog, budget):
     assert close(*results)
     assert len(caplog.records) == 1
     assert "loud.safetensors: float16 is too narrow" in caplog.text
+
+
+@pytest.mark.parametrize(("room", "most"), [(1, 1), (2, 2), (100, 3)])
+def test_the_repair_takes_as_many_pictures_as_fit_beside_the_rest(overflowing, monkeypatch, room, most):
+    sizes, in_float32 = [], Checkpoint.in_float32
+
+    def watched(checkpoint):
+        network = in_float32(checkpoint)
+        encode = network.encode
+
+        def counted(images, with_features=True):
+            sizes.append(len(images))
+            return encode(images, with_features)
+
+        monkeypatch.setattr(network, "encode", counted)
+        return network
+
+    monkeypatch.setattr(Checkpoint, "in_float32", watched)
+    free = int(room * picture_bytes(CONFIG, torch.float32) / SHARE) + 2
+    services = Services(free_bytes=lambda device: free)
+    half = Engine(load_checkpoint(overflowing, torch.float16), chunk=3, services=services)
+    exact = Engine(load_checkpoint(overflowing)).measure([clip(6)])
+    assert close(half.measure([clip(6)]).alpha, exact.alpha)
+    assert sizes and max(sizes) == most
+    assert half.chunk == 3  # half precision goes on as before
+
+
+def test_the_repair_runs_on_the_device_wherever_the_host_has_put_its_network(overflowing, caplog):
+    checkpoint, device = load_checkpoint(overflowing, torch.float16), torch.device("meta")
+    held = Engine(checkpoint, device, services=Services(place=lambda network, device: "held"))
+    assert {p.device for p in held._exact_network().parameters()} == {device}
+    assert held._placed == "held"
 
 
 def test_a_still_that_overflows(overflowing):

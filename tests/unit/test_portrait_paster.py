@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -22,10 +24,11 @@ from dpe_model.portrait import (
     load_detector,
     track_faces,
 )
+from dpe_model.portrait import paste as paste_module
 from dpe_model.portrait.detail import change_map
 from dpe_model.portrait.mask import head_pose, jaw_drop
-from dpe_model.portrait.paste import small
-from dpe_model.portrait.warp import gaussian_blur
+from dpe_model.portrait.paste import _Canvas, small
+from dpe_model.portrait.warp import gaussian_blur, resample
 from dpe_model.video import read_frames
 
 from .flicker import edge_flicker
@@ -338,3 +341,109 @@ def test_colours_are_known_again_when_the_face_comes_back(method: str) -> None:
     result, masks = Paster(PasteOptions(colour_match=method, detail=0.0), crop).paste(frames, edited, 0)
     off = [float((result[n] - frames[n]).abs().mean(-1)[masks[n] > 0.9].mean()) for n in (19, 40, 41, 50)]
     assert max(off) < 1.0 / 255.0
+
+
+def test_the_crop_alone_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a device goes the part of a frame that its crop needs, and the crop is the same."""
+    frames, crop = smooth_noise(1, 400, 600), crop_of(1)
+    expected = resample(frames[0], crop.matrix[0] * 64.0, (64, 64)) / 255.0
+    canvas, to, sizes = _Canvas(frames), Tensor.to, []
+
+    def watched(tensor: Tensor, *where: object) -> Tensor:
+        sizes.append(tensor.numel())
+        return to(tensor, *where)
+
+    monkeypatch.setattr(Tensor, "to", watched)
+    assert torch.equal(canvas.cut(0, crop.matrix[0], 64, torch.device("cpu")), expected)
+    assert sizes and max(sizes) < frames.numel() / 4
+
+
+def out_of_memory(*_: object, **__: object) -> Tensor:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("when", ["with_detail", "small", "change_map"])
+def test_when_memory_runs_out_pasting_goes_on_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """At whatever step of the third frame: the clip comes out as if nothing had happened. cpu:0 plays the GPU."""
+    frames, crop = smooth_noise(6, 200, 300), crop_of(6)
+    edited = (crop_frames(frames, crop, 64).float() * 0.8 + 20).round().byte()
+    edited[:, 20:40, 20:40] = torch.arange(6, dtype=torch.uint8)[:, None, None, None] * 40
+    options = PasteOptions(colour_match="mean_std", detail=0.5, mask_smoothing=5.0)
+    whole = Paster(options, crop)
+    expected = whole.paste(frames, edited, 0)
+    paster = Paster(options, crop)
+    paster.device = torch.device("cpu", 0)
+    step, calls = getattr(paste_module, when), []
+
+    def pressed(*arguments: object) -> Tensor:
+        calls.append(1)
+        if len(calls) > 2 * (2 if when == "small" else 1) and paster.device.index is not None:
+            out_of_memory()
+        return step(*arguments)
+
+    monkeypatch.setattr(paste_module, when, pressed)
+    found = paster.paste(frames, edited, 0)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert paster._past.seams == whole._past.seams
+    assert paster.device == torch.device("cpu")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "out of memory" in caplog.text
+
+
+def test_the_parsing_network_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Apple's GPUs it runs there while everything else is on the CPU."""
+
+    class Parser:
+        device = torch.device("mps")
+
+        def to(self, device: torch.device) -> None:
+            self.device = device
+
+        def face(self, portraits: Tensor) -> Tensor:
+            return out_of_memory() if self.device.type == "mps" else torch.ones(len(portraits), 128, 128)
+
+    frames, crop = smooth_noise(2, 200, 300), crop_of(2)
+    paster = Paster(PasteOptions(), crop)
+    paster._parser = Parser()
+    _, mask = paster.paste(frames, frames[:, :64, :64], 0)
+    assert mask.max() > 0.9
+    assert paster._parser.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_other_errors_end_pasting(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    error, calls = "CUDA out of memory" if device == "cpu" else "shapes do not match", []
+
+    def fail(*_: object) -> Tensor:
+        calls.append(1)
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(paste_module, "change_map", fail)
+    paster, frames = Paster(PasteOptions(), crop_of(1)), smooth_noise(1, 200, 300)
+    paster.device = torch.device(device)
+    with pytest.raises(RuntimeError, match=error):
+        paster.paste(frames, frames[:, :64, :64], 0)
+    assert len(calls) == 1
+
+
+def test_products_of_matrices_are_exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a host has set: resampling is made of them."""
+    inside, products, matmul = [], [], torch.matmul
+
+    @contextmanager
+    def exact(device: torch.device) -> Iterator[None]:
+        inside.append(device)
+        yield
+        inside.pop()
+
+    def watched(*arguments: Tensor, **out: Tensor) -> Tensor:
+        products.append(inside[:])
+        return matmul(*arguments, **out)
+
+    frames, paster = smooth_noise(2, 200, 300), Paster(PasteOptions(), crop_of(2))
+    monkeypatch.setattr(paste_module, "exact_float32", exact)
+    monkeypatch.setattr(torch, "matmul", watched)
+    paster.paste(frames, frames[:, :64, :64], 0)
+    assert products and all(each == [torch.device("cpu")] for each in products)
