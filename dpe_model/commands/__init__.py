@@ -9,8 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import NoReturn
 
 from .. import __version__
 from ..errors import DPEError
@@ -30,7 +35,13 @@ COMMANDS = (
 )
 
 INTERRUPTED = 130
-"""Exit status of a command stopped from the keyboard."""
+"""Exit status of a command stopped from the keyboard or by a signal."""
+
+STOPPING = ("SIGTERM", "SIGHUP", "SIGBREAK")
+"""Signals that ask a program to end, where the system has them: closing its window, a scheduler's stop."""
+
+MINDS_SIGNALS = frozenset({"train"})
+"""Commands that do something else on those signals themselves."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=_level(arguments), format="%(message)s")
     logging.getLogger("libav").setLevel(logging.ERROR)
     try:
-        return int(arguments.run(arguments))
+        with nullcontext() if arguments.minds_signals else _stopping_as_from_the_keyboard():
+            return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except (DPEError, ValueError, OSError, MemoryError) as error:
@@ -70,8 +82,27 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.add_argument("--quiet", action="store_true", help="show warnings and errors alone, and no progress")
         command.add_argument("--debug", action="store_true", help="show where an error came from")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, minds_signals=name in MINDS_SIGNALS)
     return parser
+
+
+@contextmanager
+def _stopping_as_from_the_keyboard() -> Iterator[None]:
+    """Makes signals that would end the program at once interrupt it instead, so that written frames stay playable."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup, for one, has it ignored
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _level(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +66,8 @@ def read_manifest(arguments: argparse.Namespace) -> list[EditVideoJob]:
     """The clips that a manifest lists, with the command line's options where a line has none of its own.
 
     Raises:
-        BatchError: the manifest cannot be read, or a line has an unknown key or a value that cannot be; names the line.
+        BatchError: the manifest cannot be read, a line has an unknown key or a value that cannot be, or writes over
+            what another writes or reads; names the line.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     edit_video.add_edit_options(parser)
@@ -84,7 +85,23 @@ def read_manifest(arguments: argparse.Namespace) -> list[EditVideoJob]:
         jobs.append(job)
     if not jobs:
         raise BatchError(f"{arguments.manifest}: expected at least one clip, found none.")
+    _check_inputs_stay(jobs, taken)
     return jobs
+
+
+def _check_inputs_stay(jobs: Sequence[EditVideoJob], written: Mapping[Path, str]) -> None:
+    """Refuse outputs, by their resolved paths with the lines that write them, that are any clip's source or driver.
+
+    Raises:
+        BatchError: names the line.
+    """
+    needed = (path for job in jobs for path in (job.source, *job.drivers.paths(), *job.options.paths()))
+    for path in dict.fromkeys(needed):
+        place = path.expanduser().resolve()
+        if place in written:
+            raise BatchError(
+                f"{written[place]}: would write over {path}, from which a clip is made. Name another output."
+            )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -66,7 +66,10 @@ def describe_clip(path: Path) -> str:
 
 
 def say(text: str) -> None:
-    """Write a line of result to standard output."""
+    """Write a line of result to standard output, whatever characters it can show."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
     sys.stdout.write(text + "\n")
 
 

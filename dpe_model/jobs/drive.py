@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..engine import Engine
+from ..motion import output_length
 from ..overlap import Behind
 from ..video import PICTURE_FPS, as_fps, open_frames, probe
 from ..video.writer import PICTURES
@@ -14,7 +15,7 @@ from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, kept_length, lay_out, measure_drivers, source_clock, still_clock
 from .stream import AHEAD, stream
-from .writing import VideoEncoding, check_kind
+from .writing import VideoEncoding, check_kind, write_end
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def drive(job: DriveJob, reporter: Reporter | None = None, engine: Engine | None
     job.encoding.check(job.output, inputs)
     engine = engine or job.model.engine()
     source = open_frames(job.source, AHEAD, job.picture_fps)
+    if job.drivers.length != "trim":  # else the drivers decide
+        check_kind(job.output, source)
     crop_options = job.crop_options.beside(engine.device)
     clip = open_portraits(source, job.crop, crop_options, engine.size, reporter, "source")
     if len(source) > 1:
@@ -78,11 +81,14 @@ def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[
     sound = job.source if info.has_audio and _takes_sound(job) else None
     with job.encoding.clip_writer(job.output, info, inputs, sound) as writer:
         stream(engine, clip, lay_out(edits, seconds, policy), writer, reporter)
+        write_end(writer, clip.source)
     return writer.frames
 
 
 def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[Path], reporter: Reporter) -> int:
     """One picture, for as long as its drivers go."""
+    if job.output.suffix.lower() in PICTURES:  # else nobody need count the drivers' frames
+        check_kind(job.output, range(_driven_length(job.drivers, engine)))
     motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter)
     edits = job.drivers.edits(motions)
     fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), job.picture_fps))
@@ -99,6 +105,18 @@ def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list
             writing.add(frames)
             count(len(frames))
     return writer.frames
+
+
+def _driven_length(drivers: Drivers, engine: Engine) -> int:
+    """Frames of a still's result at its drivers' rate, before they are measured."""
+    known = drivers.known_motions(engine.checkpoint.fingerprint)
+    lengths = []
+    for driver in map(drivers.driver, drivers.roles):
+        if isinstance(driver, Path):
+            lengths.append(len(known[driver] if driver in known else open_frames(driver)))
+        elif driver is not None:
+            lengths.append(len(driver))
+    return output_length(1, lengths, drivers.length)
 
 
 def _takes_sound(job: DriveJob) -> bool:

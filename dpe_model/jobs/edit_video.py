@@ -18,7 +18,7 @@ from .portraits import CropOptions, CropWhen, Framed, PortraitClip, frame_person
 from .report import Reporter, Silent
 from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
 from .stream import AHEAD, Preview, stream
-from .writing import VideoEncoding, check_kind
+from .writing import VideoEncoding, check_kind, write_end
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,7 @@ def edit_clip(
     pixel_aspect = info.pixel_aspect if full else Fraction(1)
     with options.encoding.clip_writer(output, info, inputs, sound, pixel_aspect) as writer:
         stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
+        write_end(writer, source)
     return EditedClip(writer.frames, paster is not None and paster.outline_moved, framed)
 
 

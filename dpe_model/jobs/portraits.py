@@ -32,7 +32,7 @@ from ..portrait.crop import SCALE, check_framing
 from ..portrait.scale import head_proportion, spread
 from ..video import PICTURE_FPS, FrameSource, VideoInfo, open_frames, probe, read_frames
 from .report import Reporter, Silent
-from .writing import VideoEncoding, check_kind, write_timed
+from .writing import VideoEncoding, check_kind, write_end, write_timed
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,7 @@ def frame_person(
     match = open_frames(options.match) if isinstance(options.match, Path) else options.match
     if match is not None and match.info.path != source.info.path:
         proportion = clip_proportion(match, detector, reporter)
+    _warn_of_pixels(source.info)
     builder = TrackBuilder(detector)
     total = len(source) if stop is None else min(stop, len(source))
     check_selection(options.person, total, options.position, mask)
@@ -246,15 +247,19 @@ def open_portraits(
         name: what the progress calls the person.
         stop: how many frames matter; all if None.
     """
-    if source.info.pixel_aspect != 1:
-        logger.warning(
-            "%s: its pixels are not square (%s wide to high), so faces come out squeezed. Convert it first.",
-            source.info.path,
-            source.info.pixel_aspect,
-        )
     if taken_as_portraits(source.info, when):
+        _warn_of_pixels(source.info)
         return PortraitClip(source, None, stop)
     return PortraitClip(source, find_crop(source, options, size, reporter, name, stop), stop)
+
+
+def _warn_of_pixels(info: VideoInfo) -> None:
+    if info.pixel_aspect != 1:
+        logger.warning(
+            "%s: its pixels are not square (%s wide to high), so faces come out squeezed. Convert it first.",
+            info.path,
+            info.pixel_aspect,
+        )
 
 
 def crop_clip(
@@ -292,11 +297,11 @@ def crop_clip(
             check_kind(place, clip)
     framed = frame_person(clip, options, size, reporter, "source")
     with ExitStack() as stack:
-        sound = source if clip.info.has_audio else None
-        writer = stack.enter_context(encoding.clip_writer(output, clip.info, inputs, sound))
+        sound, aspect = source if clip.info.has_audio else None, clip.info.pixel_aspect
+        writer = stack.enter_context(encoding.clip_writer(output, clip.info, inputs, sound, aspect))
         shown = None
         if overlay is not None:
-            shown = stack.enter_context(encoding.clip_writer(overlay, clip.info, inputs))
+            shown = stack.enter_context(encoding.clip_writer(overlay, clip.info, inputs, None, aspect))
         count = stack.enter_context(reporter.stage("cut", len(clip)))
         start = 0
         for frames, times in clip.timed_chunks(CUT_CHUNK):
@@ -306,4 +311,7 @@ def crop_clip(
                 write_timed(shown, overlays, times)
             start += len(frames)
             count(len(frames))
+        for written in (writer, shown):
+            if written is not None:
+                write_end(written, clip)
     return writer.frames

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import VideoError
-from ..video import FrameWriter, VideoInfo
+from ..video import FrameSource, FrameWriter, VideoInfo
 from ..video.writer import PICTURES
 
 
@@ -42,7 +42,7 @@ class VideoEncoding:
         sound: Path | None = None,
         pixel_aspect: Fraction = Fraction(1),
     ) -> FrameWriter:
-        """A writer for what becomes of a clip: at the clip's times, in its colours."""
+        """A writer for what becomes of a clip from its first frame on: at the clip's times, in its colours."""
         return FrameWriter(
             output,
             info.fps,
@@ -51,6 +51,8 @@ class VideoEncoding:
             sources=inputs,
             colour=info.colour,
             pixel_aspect=pixel_aspect,
+            timecode=info.timecode,
+            created=info.created,
             **asdict(self),
         )
 
@@ -58,6 +60,13 @@ class VideoEncoding:
 def write_timed(writer: FrameWriter, frames: Tensor, times: Sequence[Fraction]) -> None:
     """Write frames [n, H, W, 3] with their times where the writer takes them."""
     writer.write(frames, times if writer.takes_times else None)
+
+
+def write_end(writer: FrameWriter, source: FrameSource) -> None:
+    """Show the last frame for as long as the clip does, where all of the clip was written."""
+    end = source.end_time()
+    if end is not None and writer.frames == len(source.frame_times()):
+        writer.end_at(end)
 
 
 def check_kind(output: Path, frames: Sized) -> None:

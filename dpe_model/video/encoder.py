@@ -18,7 +18,7 @@ from ..errors import VideoError
 from .access import ffmpeg_path
 from .pixels import BT709, RGB, Colour, from_rgb
 from .reader import first_time
-from .sound import Sound
+from .sound import Sound, codec_name
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ TIME_BASES = (Fraction(1, 360000), Fraction(1, 60000))
 that count in 16 bits (MPEG-4), misses the kin of 24 by half a tick."""
 TRIAL = (288, 352)
 """Height and width of the picture that an encoder is tried on; old ones take few others."""
+UNORDERED = 2
+"""Clips of so few pictures get no decoding times from x265, which leaves them as they are in memory."""
 UNTAGGED = {"libvpx": Colour(5), "mjpeg": Colour(5, full_range=True)}
 """Encoders whose streams carry no matrix or range, with those that decoders take for granted."""
 
@@ -46,20 +48,28 @@ class VideoSink:
         audio_start: Fraction | None,
         colour: Colour = BT709,
         pixel_aspect: Fraction = Fraction(1),
+        timecode: str | None = None,
+        created: str | None = None,
     ) -> None:
         self._path, self._format, self._fps, self._pix_fmt = path, container, fps, pix_fmt
         self._codec = codec or ("libvpx-vp9" if container == "webm" else "libx264")
         self._step = _halvings(path, self._codec, pix_fmt)
         self._colour, self._pixel_aspect = _storable(colour, self._codec, pix_fmt), pixel_aspect
         self._options = _options(self._codec, crf)
+        self._is_hevc = codec_name(av.Codec(self._codec, "w")) == "hevc"
         self._base = self._find_base()
         self._sound_path, self._audio_start = sound, audio_start
+        self._timecode, self._created = timecode, created
         self._container: OutputContainer | None = None
         self._stream: Any = None
         self._sound: Sound | None = None
         self._origin = Fraction(0)
         self._last = Fraction(-1)
         self._end = Fraction(0)
+        self._held: list[av.Packet] = []
+        self._first_dts: int | None = None
+        self._told_end = False
+        self._count = 0
 
     def add(self, picture: np.ndarray, time: Fraction | None) -> None:
         """Encodes a picture RGB uint8 [H, W, 3]; `time` in seconds, or None for the next tick of a constant rate."""
@@ -78,15 +88,32 @@ class VideoSink:
         base = self._stream.codec_context.time_base
         frame.pts, frame.time_base = round(at / base), base
         self._last, self._end = at, at + 1 / self._fps
-        container.mux(self._stream.encode(frame))
+        self._count += 1
+        # The last packets wait, since only the end tells how long the last frame is shown.
+        container.mux(self._held)
+        self._held = self._stream.encode(frame)
+        if self._first_dts is None and self._held:
+            self._first_dts = self._held[0].dts
         if self._sound is not None:
             self._sound.write_until(at)
+
+    def end_at(self, time: Fraction) -> None:
+        """Until when the last picture given so far is shown, in seconds on the clock of its time stamp."""
+        if time - self._origin > self._last:
+            self._end, self._told_end = time - self._origin, True
 
     def finish(self) -> None:
         """Writes what the encoder still holds, the rest of the sound and the container's index."""
         if self._container is None:
             return
-        self._container.mux(self._stream.encode(None))
+        packets = [*self._held, *self._stream.encode(None)]
+        self._held = []
+        if self._is_hevc and self._count <= UNORDERED:
+            for packet in packets:
+                packet.dts = packet.pts
+        if self._told_end:
+            self._lengthen(packets)
+        self._container.mux(packets)
         if self._sound is not None:
             self._sound.finish(self._end)
         self._container.close()
@@ -103,11 +130,26 @@ class VideoSink:
             except (av.error.FFmpegError, OSError) as error:
                 logger.warning("%s: closing failed: %s", self._path, error)
 
+    def _lengthen(self, packets: list[av.Packet]) -> None:
+        """Gives the last frame the duration up to the end, where there are packets left."""
+        base = self._stream.codec_context.time_base
+        last, end = round(self._last / base), round(self._end / base)
+        for packet in packets:
+            if packet.pts == last:
+                packet.duration = end - last
+        if self._format in ("mp4", "mov") and packets and packets[-1].dts is not None:
+            # There durations are those in decoding order, and their sum is how long the pictures last.
+            first = self._first_dts if self._first_dts is not None else packets[0].dts or 0
+            packets[-1].duration = max(1, end + first - packets[-1].dts)
+
     def _start(self, picture: np.ndarray, time: Fraction | None) -> OutputContainer:
         options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
         container = av.open(ffmpeg_path(self._path), "w", format=self._format, options=options)
         self._container = container
         self._stream = self._add_stream(container, picture, 1 / self._fps if time is None else self._base)
+        if self._format in ("mp4", "mov"):
+            marks = {"timecode": self._timecode, "creation_time": self._created}
+            container.metadata.update({key: text for key, text in marks.items() if text})
         self._origin = time if time is not None else Fraction(0)
         if self._sound_path is not None:
             origin = time if time is not None else first_time(self._sound_path) + (self._audio_start or 0)
@@ -119,6 +161,8 @@ class VideoSink:
         stream.height, stream.width = picture.shape[:2]
         stream.pix_fmt = self._pix_fmt
         context = stream.codec_context
+        if self._format in ("mp4", "mov") and self._is_hevc:
+            context.codec_tag = "hvc1"  # Apple's players take no other
         context.time_base = base
         context.colorspace, context.color_range = self._colour.matrix, self._colour.range
         context.color_primaries, context.color_trc = self._colour.primaries, self._colour.transfer
@@ -127,7 +171,7 @@ class VideoSink:
         return stream
 
     def _find_base(self) -> Fraction:
-        """The finest time base the encoder takes, tried on one picture; so what cannot work is known before any work.
+        """The finest time base the encoder takes, tried on a picture or three, so that what fails does so at once.
 
         Raises:
             VideoError: it takes none, or the container does not take its stream.
@@ -137,9 +181,10 @@ class VideoSink:
             try:
                 with av.open(memory_io.BytesIO(), "w", format=self._format) as container:
                     stream = self._add_stream(container, picture, base)
-                    frame = from_rgb(picture, self._pix_fmt, self._colour)
-                    frame.pts, frame.time_base = 0, base
-                    container.mux(stream.encode(frame))
+                    for i in range(UNORDERED + 1 if self._is_hevc else 1):
+                        frame = from_rgb(picture, self._pix_fmt, self._colour)
+                        frame.pts, frame.time_base = round(i / self._fps / base), base
+                        container.mux(stream.encode(frame))
                     container.mux(stream.encode(None))
                 return base
             except (av.error.FFmpegError, ValueError) as error:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from ..errors import VideoError
+from .notices import TRANSPARENCY, Notices
+
+logger = logging.getLogger(__name__)
 
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _EXIF_ORIENTATION = 0x0112
@@ -30,6 +35,17 @@ _TURNS = {
 def is_picture(path: Path) -> bool:
     """Whether the ending is a picture's."""
     return path.suffix.lower() in PICTURE_ENDINGS
+
+
+def moves(path: Path) -> bool:
+    """Whether a picture is an animation that is read as a video: an animated PNG."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        with Image.open(path) as picture:
+            return bool(getattr(picture, "is_animated", False))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -58,17 +74,29 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """A picture as RGB uint8 [H, W, 3], upright; 16-bit and float grey scaled to 8 bit, an alpha channel dropped.
+def read_picture(path: Path, notices: Notices | None = None) -> np.ndarray:
+    """A picture as RGB uint8 [H, W, 3], upright, in sRGB.
+
+    A colour profile is converted, 16-bit and float grey are scaled to 8 bit, an alpha channel is dropped, and of an
+    animation the first picture counts.
+
+    Args:
+        path: the file.
+        notices: takes warnings about what is left out.
 
     Raises:
         VideoError: not a picture, or truncated.
     """
+    notices = notices or Notices(path)
     try:
         with _opening(path) as picture:
             picture.load()
+            if picture.format == "WEBP" and getattr(picture, "is_animated", False):
+                notices.warn("an animated picture, of which only the first one is used. Convert it to a video first.")
+            if not notices.said(TRANSPARENCY) and _shows_through(picture):
+                notices.warn(TRANSPARENCY)
             turn = _TURNS.get(_orientation(picture))
-            return np.array(_as_rgb(picture if turn is None else picture.transpose(turn)))
+            return np.array(_as_rgb(_in_srgb(picture if turn is None else picture.transpose(turn))))
     except (OSError, SyntaxError, ValueError) as error:
         raise VideoError(f"{path}: the picture cannot be read: {error}. The file may be truncated.") from error
 
@@ -99,6 +127,31 @@ def _orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
     except (SyntaxError, ValueError, TypeError, OSError, struct.error):
         return 1
+
+
+def _shows_through(picture: Image.Image) -> bool:
+    """Whether a picture has transparent places; many carry an alpha channel that is opaque everywhere."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return False
+    return bool((np.asarray(picture.convert("RGBA").getchannel("A")) < 255).any())
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """The picture by its colour profile; as it is without one, or where the profile cannot be used."""
+    stored = picture.info.get("icc_profile")
+    if not stored or picture.mode.startswith(("I", "F")):
+        return picture
+    plain = {"P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB", "LA": "L", "La": "L", "1": "L"}
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(stored))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return picture
+        opaque = picture.convert(plain.get(picture.mode, picture.mode))
+        converted = ImageCms.profileToProfile(opaque, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError) as error:
+        logger.debug("the colour profile is left out: %s", error)
+        return picture
+    return picture if converted is None else converted
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:

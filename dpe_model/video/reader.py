@@ -25,7 +25,9 @@ from ..errors import VideoError
 from ..frames import check_frames, to_uint8
 from ..overlap import ahead
 from .access import existing, ffmpeg_path, naming
-from .pictures import is_picture, list_pictures, picture_size, read_picture
+from .clock import STEP_BACK, FrameClock, Grid, find_grid, may_round, rate_of
+from .notices import TRANSPARENCY, Notices
+from .pictures import is_picture, list_pictures, moves, picture_size, read_picture
 from .pixels import HDR_TRANSFERS, Colour, Orientation, colour_of, orientation_of, to_rgb
 from .timing import as_fps
 
@@ -40,6 +42,9 @@ LARGE_CHUNK = 64
 MAX_BYTES = 4 * 1024**3
 """What `read_frames` takes into memory unless it is told to take more."""
 
+SAME = Fraction(1, 500)
+"""Seconds by which the last frame's duration must differ from one frame of the rate to be told apart from rounding."""
+
 Pictures: TypeAlias = Generator[tuple[np.ndarray, Fraction], None, None]
 """Pictures RGB uint8 [H, W, 3] with their time stamps in seconds."""
 
@@ -53,8 +58,8 @@ class VideoInfo:
         width: pixels, after turning the pictures upright.
         height: pixels, after turning.
         fps: average frames per second; of pictures as asked for, else 25.
-        frames: how many frames the container says there are, None where it does not say (`FrameSource.count_frames`
-            finds out). A truncated file holds fewer.
+        frames: how many frames the container says there are, None where it does not say or contradicts itself
+            (`FrameSource.count_frames` finds out). A truncated file holds fewer.
         has_audio: whether there is a sound track.
         rotation: degrees clockwise (0, 90, 180, 270) by which stored pictures are turned to be upright.
         kind: "video", "picture" or "folder".
@@ -63,6 +68,9 @@ class VideoInfo:
         mirrored: whether stored pictures are mirrored besides.
         colour: how the file stores colours; None where it does not matter.
         pixel_aspect: width of a pixel over its height, after turning.
+        tick: seconds to which the file rounds time stamps; 0 where they are exact.
+        timecode: the first frame's, as the camera counted, e.g. "01:02:03:04"; None without.
+        created: when it was recorded (ISO 8601), None where the file does not say.
     """
 
     path: Path
@@ -78,6 +86,9 @@ class VideoInfo:
     mirrored: bool = False
     colour: Colour | None = None
     pixel_aspect: Fraction = Fraction(1)
+    tick: Fraction = Fraction(0)
+    timecode: str | None = None
+    created: str | None = None
 
 
 class FrameSource(ABC):
@@ -112,17 +123,25 @@ class FrameSource(ABC):
         Raises:
             VideoError: no frame at all can be decoded. A file that breaks off gives the frames before and a warning.
         """
-        for frames, _ in self.timed_chunks(n, start, stop):
+        for frames, _ in self._read(n, start, stop, exact=False):
             yield frames
 
     def timed_chunks(self, n: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, list[Fraction]]]:
-        """As `chunks`, with the frames' time stamps in seconds on the file's own clock (see `VideoInfo.start`)."""
+        """As `chunks`, with the frames' time stamps in seconds on the file's own clock (see `VideoInfo.start`).
+
+        Those of a constant rate are exact, also where the file rounds them to milliseconds.
+        """
+        yield from self._read(n, start, stop, exact=True)
+
+    def _read(self, n: int, start: int, stop: int | None, exact: bool) -> Iterator[tuple[Tensor, list[Fraction]]]:
         if n < 1 or start < 0 or (stop is not None and stop < start):
             raise VideoError(f"{self.info.path}: expected n >= 1 and 0 <= start <= stop, got {n=}, {start=}, {stop=}.")
-        chunks = self._chunks(n, start, stop)
+        chunks = self._chunks(n, start, stop, exact)
         yield from ahead(chunks, self.read_ahead) if self.read_ahead else chunks
 
-    def _chunks(self, n: int, start: int, stop: int | None) -> Generator[tuple[Tensor, list[Fraction]], None, None]:
+    def _chunks(
+        self, n: int, start: int, stop: int | None, exact: bool
+    ) -> Generator[tuple[Tensor, list[Fraction]], None, None]:
         room = n if n <= LARGE_CHUNK else min(n, max(1, self.count_frames()))
         chunk: np.ndarray | None = None
         times: list[Fraction] = []
@@ -135,12 +154,24 @@ class FrameSource(ABC):
                 times.append(time)
                 every.append(time)
                 if len(times) == room:
-                    yield torch.from_numpy(chunk), times
+                    yield torch.from_numpy(chunk), self._exact(times) if exact else times
                     chunk, times = None, []
         if start == 0 and stop is None:
-            self._times, self._counted = every, len(every)  # containers promise frames that edit lists leave out
+            # Containers promise frames that edit lists leave out.
+            self._times, self._counted = self._exact(every, whole=True), len(every)
         if chunk is not None:
-            yield torch.from_numpy(chunk[: len(times)]), times
+            yield torch.from_numpy(chunk[: len(times)]), self._exact(times) if exact else times
+
+    def _exact(self, times: list[Fraction], whole: bool = False) -> list[Fraction]:
+        """Time stamps as the file has them made exact; `whole`: they are those of all frames."""
+        return times
+
+    def end_time(self) -> Fraction | None:
+        """Until when the last frame is shown, in seconds on the file's own clock.
+
+        Known once that frame was read; None before, and where it is shown for one frame of the rate or nothing is told.
+        """
+        return None
 
     def frame_times(self) -> list[Fraction]:
         """Time stamps of all frames in seconds, on the file's own clock.
@@ -179,7 +210,7 @@ def probe(path: str | Path, picture_fps: Fraction = PICTURE_FPS) -> VideoInfo:
     if found.is_dir():
         with naming(found, "reading the folder", "Check its permissions."):
             return _probe_folder(found, list_pictures(found), picture_fps)
-    if is_picture(found):
+    if is_picture(found) and not moves(found):
         width, height = picture_size(found)
         return VideoInfo(found, width, height, picture_fps, 1, False, 0, "picture", duration=1 / picture_fps)
     return _probe_video(found)[0]
@@ -198,7 +229,7 @@ def open_frames(path: str | Path, read_ahead: int = 0, picture_fps: Fraction = P
     """
     found = existing(path)
     source: FrameSource
-    if found.is_dir() or is_picture(found):
+    if found.is_dir() or (is_picture(found) and not moves(found)):
         info = probe(found, picture_fps)
         source = _Pictures(info, list_pictures(found) if info.kind == "folder" else [found])
     else:
@@ -236,10 +267,11 @@ class _Pictures(FrameSource):
     def __init__(self, info: VideoInfo, paths: list[Path]) -> None:
         super().__init__(info)
         self._paths = paths
+        self._notices = Notices(info.path)
 
     def _pictures(self, start: int, stop: int | None) -> Pictures:
         for i, path in enumerate(self._paths[start:stop], start):
-            yield read_picture(path), i / self.info.fps
+            yield read_picture(path, self._notices), i / self.info.fps
 
     def _count(self) -> int:
         return len(self._paths)
@@ -301,12 +333,13 @@ class Section(FrameSource):
             )
         self._first, self._last = inside[0], inside[-1] + 1
         kept = times[self._first : self._last]
-        count = len(kept)
-        super().__init__(
-            replace(source.info, frames=count, start=kept[0], duration=kept[-1] - kept[0] + 1 / source.info.fps)
-        )
+        info, count = source.info, len(kept)
+        timecode = info.timecode if self._first == 0 else None
+        duration = kept[-1] - kept[0] + 1 / info.fps
+        super().__init__(replace(info, frames=count, start=kept[0], duration=duration, timecode=timecode))
         self._source = source
         self._times = kept
+        self._reaches_end, self._end = self._last == len(times), end
         self.read_ahead = source.read_ahead
 
     def _pictures(self, start: int, stop: int | None) -> Pictures:
@@ -319,44 +352,119 @@ class Section(FrameSource):
     def _find_times(self) -> list[Fraction]:
         return self._source.frame_times()[self._first : self._last]
 
+    def _exact(self, times: list[Fraction], whole: bool = False) -> list[Fraction]:
+        return self._source._exact(times)
+
+    def end_time(self) -> Fraction | None:
+        """As the whole source's, where the stretch reaches to its last frame; cut off where the stretch ends."""
+        told = self._source.end_time() if self._reaches_end else None
+        return told if told is None or self._end is None else min(told, self._end)
+
 
 class _Video(FrameSource):
     def __init__(self, info: VideoInfo, orientation: Orientation) -> None:
         super().__init__(info)
         self._orientation = orientation
+        self._notices = Notices(info.path)
+        self._grid: Grid | None = None
+        self._grid_sought = not may_round(info.fps, info.tick) if info.tick else True
+        self._furthest, self._until = -1, Fraction(0)
 
     def _pictures(self, start: int, stop: int | None) -> Pictures:
         width, height = self.info.width, self.info.height
         if self._orientation.transpose:
             width, height = height, width
-        last: Fraction | None = None
-        with closing(_decode(self.info.path)) as frames:
+        clock = FrameClock(self.info.fps)
+        with closing(_decode(self.info.path, self._notices)) as frames:
             for i, frame in enumerate(islice(frames, stop)):
-                last = _time_of(frame, last, self.info)
+                time = clock.at(_time_of(frame))
+                if i >= self._furthest:
+                    self._furthest, self._until = i, self._ends(frame, i, time)
                 if i >= start:
-                    yield self._orientation.apply(to_rgb(frame, width, height)), last
+                    yield self._orientation.apply(to_rgb(frame, width, height)), time
+
+    def _ends(self, frame: av.VideoFrame, number: int, time: Fraction) -> Fraction:
+        """Until when a frame is shown, as the file says; its own time where it does not.
+
+        Containers that count their frames (MP4) know how long they are shown altogether. Their single durations are
+        those of frames in decoding order.
+        """
+        info = self.info
+        if info.frames is not None:
+            return info.start + (info.duration or 0) if number == info.frames - 1 else time
+        ticks = getattr(frame, "duration", None)  # which older PyAV does not have
+        return time + ticks * frame.time_base if ticks and frame.time_base else time
+
+    def end_time(self) -> Fraction | None:
+        times = self.frame_times()
+        if not times:
+            return None
+        lasts = self._until - times[-1]
+        if self._furthest != len(times) - 1 or lasts <= 0 or abs(lasts - 1 / self.info.fps) <= SAME + self.info.tick:
+            return None
+        return self._until
+
+    def _exact(self, times: list[Fraction], whole: bool = False) -> list[Fraction]:
+        if not self._grid_sought:
+            self._grid_sought = True
+            try:
+                every = times if whole else self._packet_times()
+            except VideoError as error:  # damaged; what can be decoded is read all the same, at its own times
+                logger.debug("%s", error)
+                return times
+            self._grid = find_grid(every, self.info.fps, self.info.tick)
+        return [self._grid.nearest(time) for time in times] if self._grid is not None else times
 
     def _count(self) -> int:
         """Packets that are shown; a packet is a frame in every container that does not know its count."""
-        path, count = self.info.path, 0
-        with _open_video(path) as (container, stream), naming(path, "reading", "The file may be truncated."):
-            for packet in container.demux(stream):
-                count += packet.size > 0 and not packet.is_discard
-        return count
+        with _open_video(self.info.path) as (container, stream):
+            return sum(1 for _ in _shown_packets(self.info.path, container, stream))
 
     def _find_times(self) -> list[Fraction]:
-        path, found = self.info.path, []
-        with _open_video(path) as (container, stream), naming(path, "reading", "The file may be truncated."):
-            for packet in container.demux(stream):
-                if packet.size > 0 and not packet.is_discard:
-                    found.append(packet.pts * packet.time_base if packet.pts is not None else None)
-        # Packets come in decoding order; those without a time stamp of their own stand where they are.
-        known = iter(sorted(time for time in found if time is not None))
-        times: list[Fraction] = []
-        for time in (None if unknown is None else next(known) for unknown in found):
-            last = times[-1] if times else None
-            times.append(_advanced(time, last, self.info.fps))
-        return times
+        return self._exact(self._packet_times(), whole=True)
+
+    def _packet_times(self) -> list[Fraction]:
+        with _open_video(self.info.path) as (container, stream):
+            found = [
+                (_seconds(packet.pts, packet), _seconds(packet.dts, packet))
+                for packet in _shown_packets(self.info.path, container, stream)
+            ]
+        clock = FrameClock(self.info.fps)
+        return [clock.at(time) for part in _parts(found) for time in _in_order(part)]
+
+
+Stamp: TypeAlias = "Fraction | None"
+
+
+def _shown_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    with naming(path, "reading", "The file may be truncated."):
+        for packet in container.demux(stream):
+            if packet.size > 0 and not packet.is_discard:
+                yield packet
+
+
+def _seconds(ticks: int | None, of: av.Packet | av.VideoFrame) -> Stamp:
+    return ticks * of.time_base if ticks is not None and of.time_base is not None else None
+
+
+def _parts(stamps: list[tuple[Stamp, Stamp]]) -> list[list[Stamp]]:
+    """Presentation times of packets, by (presentation, decoding) time; a part for each time that the clock starts."""
+    parts: list[list[Stamp]] = [[]]
+    last: Stamp = None
+    for pts, dts in stamps:
+        now = dts if dts is not None else pts
+        if now is not None:
+            if last is not None and now < last - STEP_BACK:
+                parts.append([])
+            last = now
+        parts[-1].append(pts)
+    return parts
+
+
+def _in_order(times: list[Stamp]) -> list[Stamp]:
+    """Packets come in decoding order; those without a time stamp of their own stand where they are."""
+    known = iter(sorted(time for time in times if time is not None))
+    return [None if time is None else next(known) for time in times]
 
 
 def first_time(path: Path) -> Fraction:
@@ -364,12 +472,12 @@ def first_time(path: Path) -> Fraction:
     with naming(path, "opening", "The file may be truncated."):
         container = av.open(ffmpeg_path(path), metadata_errors="replace")
     with container:
-        if not _videos(container):
+        if not video_streams(container):
             return Fraction(0)
     return _probe_video(path)[0].start
 
 
-def _videos(container: InputContainer) -> list[VideoStream]:
+def video_streams(container: InputContainer) -> list[VideoStream]:
     """Streams of moving pictures; the cover of a sound file is none."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
@@ -396,7 +504,7 @@ class _open_video:  # noqa: N801
         advice = "Expected a video that FFmpeg can read; the file may be truncated, still being written, or no video."
         with naming(self._path, "opening", advice):
             self._container = av.open(ffmpeg_path(self._path), metadata_errors="replace")
-        videos = _videos(self._container)
+        videos = video_streams(self._container)
         if not videos or not videos[0].codec_context:
             kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "nothing"
             self._container.close()
@@ -410,7 +518,6 @@ class _open_video:  # noqa: N801
 def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
     with _open_video(path) as (container, stream):
         frames = _told_frames(container, stream) or None
-        fps = stream.average_rate or stream.guessed_rate or PICTURE_FPS
         duration = None
         if stream.duration is not None and stream.time_base is not None:
             duration = stream.duration * stream.time_base
@@ -420,7 +527,9 @@ def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
         context = stream.codec_context
         primaries, transfer = int(context.color_primaries), int(context.color_trc)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-    with closing(_decode(path, quick=True)) as decoded:
+        tick, marks = stream.time_base or Fraction(0), _marks(container, stream)
+        fps = _rate(path, container, stream)
+    with closing(_decode(path)) as decoded:
         first = next(decoded)
     orientation = orientation_of(first)
     aspect = 1 / aspect if orientation.transpose else aspect
@@ -429,39 +538,58 @@ def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
     info = VideoInfo(
         path, width, height, fps, frames, has_audio, orientation.rotation, "video", duration=duration,
         start=first.pts * first.time_base if first.pts is not None and first.time_base else Fraction(0),
-        mirrored=orientation.mirrored, colour=colour, pixel_aspect=aspect,
+        mirrored=orientation.mirrored, colour=colour, pixel_aspect=aspect, tick=tick,
+        timecode=marks.get("timecode"), created=marks.get("creation_time"),
     )  # fmt: skip
     return info, orientation
 
 
-def _time_of(frame: av.VideoFrame, last: Fraction | None, info: VideoInfo) -> Fraction:
-    """The frame's time stamp; where it is missing or does not advance, one frame after the last."""
-    time = frame.pts * frame.time_base if frame.pts is not None and frame.time_base is not None else None
-    return _advanced(time, last, info.fps)
+def _rate(path: Path, container: InputContainer, stream: VideoStream) -> Fraction:
+    """Frames per second on average; from the packets, where the file has none (browsers' recordings). Reads on."""
+    rate = None if container.format.name == "apng" else stream.average_rate  # there it is but one frame's
+    if rate:
+        return rate
+    times: list[Fraction] = []
+    try:
+        for packet in _shown_packets(path, container, stream):
+            if packet.pts is not None and packet.time_base is not None:
+                times.append(packet.pts * packet.time_base)
+    except VideoError as error:  # what can be decoded is read all the same
+        logger.debug("%s", error)
+    return rate_of(times) or PICTURE_FPS
 
 
-def _advanced(time: Fraction | None, last: Fraction | None, fps: Fraction) -> Fraction:
-    if last is None:
-        return time if time is not None else Fraction(0)
-    return time if time is not None and time > last else last + 1 / fps
+def _marks(container: InputContainer, stream: VideoStream) -> dict[str, str]:
+    """Tags of the file and its pictures by lower-case name."""
+    return {key.lower(): text for tags in (container.metadata, stream.metadata) for key, text in tags.items()}
+
+
+def _time_of(frame: av.VideoFrame) -> Stamp:
+    return _seconds(frame.pts, frame)
 
 
 def _told_frames(container: InputContainer, stream: VideoStream) -> int:
-    """How many frames the file says it has, 0 where it does not. AVI counts gaps in time as frames, too."""
-    return 0 if container.format.name == "avi" else stream.frames
+    """How many frames the file says it has, 0 where it does not or its duration belies it.
+
+    Fragments are not counted, frames that an edit list leaves out are, and AVI counts gaps in time as frames, too.
+    """
+    if container.format.name == "avi" or not stream.duration or not stream.time_base or not stream.average_rate:
+        return 0
+    lasting = stream.duration * stream.time_base * stream.average_rate
+    return stream.frames if abs(stream.frames - lasting) <= 1 else 0
 
 
-def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, None]:
+def _decode(path: Path, notices: Notices | None = None) -> Generator[av.VideoFrame, None, None]:
     """Decoded frames in the order shown, what cannot be decoded skipped, with a warning when that was the case.
 
     Args:
         path: the video.
-        quick: for the first frame only: one thread, no warnings.
+        notices: takes warnings about its frames; None: for the first frame only, with one thread and no warnings.
     """
     shown = failed = packets = 0
     broken: av.error.FFmpegError | None = None
     with _open_video(path) as (container, stream):
-        stream.thread_type = "NONE" if quick else "AUTO"
+        stream.thread_type = "NONE" if notices is None else "AUTO"
         expected = _told_frames(container, stream)
         demuxer = container.demux(stream)
         while broken is None:
@@ -479,8 +607,10 @@ def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, N
                 failed += 1
                 last_error = error
             for frame in frames:
-                if not shown and not quick:
-                    _warn_of_hdr(path, stream)
+                if notices is not None:
+                    _warn_of_frame(notices, frame)
+                    if not shown:
+                        _warn_of_stream(notices, stream, frame)
                 shown += 1
                 yield frame
     if shown == 0:
@@ -496,7 +626,24 @@ def _decode(path: Path, quick: bool = False) -> Generator[av.VideoFrame, None, N
         )  # fmt: skip
 
 
-def _warn_of_hdr(path: Path, stream: VideoStream) -> None:
+def _warn_of_frame(notices: Notices, frame: av.VideoFrame) -> None:
+    if frame.interlaced_frame:
+        notices.warn(
+            "interlaced video; it is not deinterlaced, so moving edges will look combed. Deinterlace it first, e.g. "
+            "ffmpeg -i IN -vf bwdif OUT."
+        )
+
+
+def _warn_of_stream(notices: Notices, stream: VideoStream, frame: av.VideoFrame) -> None:
     curve = HDR_TRANSFERS.get(int(stream.codec_context.color_trc))
     if curve:
-        logger.warning("%s: HDR video (%s); it is not tone-mapped, colours will look flat.", path, curve)
+        notices.warn("HDR video (%s); it is not tone-mapped, colours will look flat.", curve)
+    if stream.metadata.get("alpha_mode") == "1" or _shows_through(frame):
+        notices.warn(TRANSPARENCY)
+
+
+def _shows_through(frame: av.VideoFrame) -> bool:
+    """Whether a frame has transparent places. RGB codecs such as GIF carry alpha always, most often unused."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return False
+    return not frame.format.is_rgb or bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import wave
+from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,19 +17,28 @@ import numpy as np
 import torch
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from .access import ffmpeg_path, naming
+from .clock import STEP_BACK
+from .reader import PICTURE_FPS, video_streams
 
 logger = logging.getLogger(__name__)
 
 COPIED: dict[str, frozenset[str] | None] = {
     "mp4": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"}),
-    "mov": frozenset({"aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le"}),
+    "mov": frozenset(
+        {"aac", "mp3", "ac3", "eac3", "alac"}
+        | {f"pcm_{kind}{order}" for kind in ("s16", "s24", "s32", "f32") for order in ("le", "be")}
+    ),
     "matroska": None,
     "webm": frozenset({"opus", "vorbis"}),
 }
-"""Sound codecs that a container takes as they are; None = all."""
+"""Sound codecs that a container takes as they are, by FFmpeg's names; None = all that FFmpeg itself puts there."""
+
+SLOWEST_MP3 = 16000
+"""Samples a second from which on MP3 may lie in an MP4 file."""
 
 AAC_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
 OPUS_RATE = 48000
@@ -43,6 +54,9 @@ NAMED_BY = ("language", "title")
 
 PREROLL = Fraction(1, 10)
 """Seconds of sound kept before the start where an edit list hides them: decoders need a packet or two to settle."""
+
+LOOK_AHEAD = 500
+"""Packets of sound that wait for the pictures' clock to start again as theirs did."""
 
 Piece: TypeAlias = "av.Packet | av.AudioFrame"
 Pieces: TypeAlias = Generator[tuple[Fraction, Fraction, Piece], None, None]
@@ -98,9 +112,8 @@ class _Track:
         self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
         self._input = _open(source)
         self._stream: AudioStream = self._input.streams.audio[number]
-        takes = COPIED[container]
-        codec = self._stream.codec_context.name
-        self._copy = takes is None or codec in takes
+        codec = codec_name(self._stream.codec_context.codec)
+        self._copy = _copies(self._stream, codec, container)
         if self._copy:
             self._out: Any = output.add_stream_from_template(self._stream)
         else:
@@ -146,7 +159,7 @@ class _Track:
     def _packets(self) -> Pieces:
         """Packets to copy, with start and end in seconds of output."""
         last = None
-        for packet in self._demuxed():
+        for packet in self._joined():
             if packet.pts is None or packet.dts is None or packet.size == 0:
                 continue
             shift = round(self._origin / packet.time_base)
@@ -167,7 +180,7 @@ class _Track:
         rate = context.sample_rate
         resampler, setup = av.AudioResampler(format="fltp", layout=context.layout, rate=rate), None
         expected = done = 0
-        for packet in self._demuxed():
+        for packet in self._joined():
             try:
                 decoded = self._stream.decode(packet)
             except av.error.FFmpegError as error:
@@ -191,8 +204,28 @@ class _Track:
                     yield Fraction(max(done, start), rate), Fraction(expected, rate), piece
                     done = expected
 
-    def _demuxed(self) -> Iterator[av.Packet]:
-        demuxer = self._input.demux(self._stream)
+    def _joined(self) -> Iterator[av.Packet]:
+        """The track's packets on the clock that its pictures have; see `_Joins`."""
+        joins = _Joins(next(iter(video_streams(self._input)), None))
+        waiting: deque[tuple[int, av.Packet]] = deque()
+        part, last = 0, None
+        for packet in self._demuxed(joins.pictures):
+            if packet.stream_index != self._stream.index:
+                joins.see(packet)
+            else:
+                ticks = packet.dts if packet.dts is not None else packet.pts
+                if ticks is not None:
+                    time = ticks * packet.time_base
+                    part += last is not None and time < last - STEP_BACK
+                    last = time
+                waiting.append((part, packet))
+            while waiting and (joins.knows(waiting[0][0]) or len(waiting) > LOOK_AHEAD):
+                yield joins.shifted(*waiting.popleft())
+        while waiting:
+            yield joins.shifted(*waiting.popleft())
+
+    def _demuxed(self, pictures: VideoStream | None) -> Iterator[av.Packet]:
+        demuxer = self._input.demux([self._stream, pictures] if pictures is not None else self._stream)
         while True:
             try:
                 packet = next(demuxer)
@@ -202,6 +235,78 @@ class _Track:
                 logger.warning("%s: the sound breaks off (%s); the rest is silent", self._path, error)
                 return
             yield packet
+
+
+class _Joins:
+    """How far sound must be shifted where recordings were joined end to end, so that their clock starts again.
+
+    Each part is shifted as its pictures are (see `clock.FrameClock`), whose first follows one frame after the last.
+    A part without pictures follows the end of the sound before.
+
+    Args:
+        pictures: the stream of pictures in the same file.
+    """
+
+    def __init__(self, pictures: VideoStream | None) -> None:
+        self.pictures = pictures
+        rate = pictures.average_rate if pictures is not None else None
+        self._frame = 1 / (rate or PICTURE_FPS)
+        self._shifts = [Fraction(0)]
+        self._last: Fraction | None = None
+        self._end = self._sound_end = Fraction(0)
+
+    def see(self, packet: av.Packet) -> None:
+        """A packet of the pictures, in the file's order."""
+        ticks = packet.dts if packet.dts is not None else packet.pts
+        if ticks is None:
+            return
+        time = ticks * packet.time_base
+        shown = packet.pts * packet.time_base if packet.pts is not None else time
+        if self._last is None:
+            self._end = shown
+        elif time < self._last - STEP_BACK:
+            self._shifts.append(self._end - shown)
+        self._last = time
+        self._end = max(self._end, shown + self._shifts[-1] + self._frame)
+
+    def knows(self, part: int) -> bool:
+        """Whether it is known how far part number `part` is shifted."""
+        return part < len(self._shifts) or self.pictures is None
+
+    def shifted(self, part: int, packet: av.Packet) -> av.Packet:
+        """A packet of the sound in part number `part`, shifted."""
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        if ticks is None:
+            return packet
+        while part >= len(self._shifts):
+            self._shifts.append(self._sound_end - ticks * packet.time_base)
+        shift = round(self._shifts[part] / packet.time_base)
+        if shift:
+            packet.pts = packet.pts + shift if packet.pts is not None else None
+            packet.dts = packet.dts + shift if packet.dts is not None else None
+        self._sound_end = (ticks + shift + (packet.duration or 0)) * packet.time_base
+        return packet
+
+
+def codec_name(codec: av.Codec) -> str:
+    """FFmpeg's name of a codec whatever implements it: mp3 for mp3float, hevc for libx265."""
+    return str(getattr(codec, "canonical_name", None) or codec.name.removeprefix("lib").removesuffix("float"))
+
+
+def _copies(stream: AudioStream, codec: str, container: str) -> bool:
+    """Whether a container takes the stream's packets as they are."""
+    takes = COPIED[container]
+    if takes is not None and codec not in takes:
+        return False
+    if codec == "mp3" and container == "mp4" and (stream.rate or 0) < SLOWEST_MP3:
+        return False
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def _slice(frame: av.AudioFrame, begin: int, end: int) -> av.AudioFrame:

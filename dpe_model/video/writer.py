@@ -40,7 +40,8 @@ class FrameWriter:
       same.
       Sides that `pix_fmt` cannot halve get one more row or column, a copy of the last one.
     - `.png`, `.jpg`: exactly one picture.
-    - no ending, or a slash at the end: a folder with 000000.png, 000001.png, ...; it must be new or empty.
+    - no ending, a slash at the end, or a folder that is there: a folder with 000000.png, 000001.png, ...; it must be
+      new or empty.
 
     Frames go to `<name>.partial<ending>` beside the target, which takes the target's name when all is written: the
     target is never half a file. When the block is left by an error, frames already written are kept there as a
@@ -68,6 +69,8 @@ class FrameWriter:
         sources: files read while writing, which neither the target nor its partial file may be.
         colour: how a video stores colours, as `VideoInfo.colour` tells of the source; BT.709 limited range if None.
         pixel_aspect: width of a video's pixels over their height, as `VideoInfo.pixel_aspect`.
+        timecode: that of the first frame, as `VideoInfo.timecode`; kept in `.mp4` and `.mov`.
+        created: when it was recorded, as `VideoInfo.created`; kept in the same.
 
     Raises:
         VideoError: before any frame is taken: unknown ending, place that cannot be written, target that is a source,
@@ -88,6 +91,8 @@ class FrameWriter:
         sources: Sequence[str | Path] = (),
         colour: Colour | None = None,
         pixel_aspect: Fraction = Fraction(1),
+        timecode: str | None = None,
+        created: str | None = None,
     ) -> None:
         if timestamps not in ("constant", "given"):
             raise VideoError(f'Expected timestamps="constant" or "given", got {timestamps!r}.')
@@ -109,6 +114,7 @@ class FrameWriter:
             self._sink = VideoSink(
                 partial, CONTAINERS[self.path.suffix.lower()], as_fps(fps), codec, crf, pix_fmt, sound,
                 None if self._given else Fraction(audio_start), colour or BT709, pixel_aspect,
+                timecode, created,
             )  # fmt: skip
         if kind != "video" and audio_from is not None:
             logger.warning("%s: pictures have no sound; that of %s is left out", self.path, audio_from)
@@ -179,6 +185,15 @@ class FrameWriter:
             with naming(self.path, f"writing frame {self.frames}", _SPACE_ADVICE):
                 self._sink.add(to_uint8(frame).cpu().numpy(), Fraction(pts[i]) if pts is not None else None)
             self.frames += 1
+
+    def end_at(self, time: Fraction) -> None:
+        """Says until when the last frame is shown, which is one frame of `fps` otherwise; the sound goes on until then.
+
+        Args:
+            time: seconds on the clock of the time stamps that `write` got. Pictures and folders take no notice.
+        """
+        if self._given and isinstance(self._sink, VideoSink):
+            self._sink.end_at(time)
 
     def close(self) -> None:
         """Completes the file and gives it the target's name.
@@ -286,10 +301,19 @@ def _target(path: str | Path) -> tuple[Path, Kind]:
         return target, "video"
     if ending in PICTURES:
         return target, "picture"
+    if _is_folder(target):
+        return target, "folder"
     raise VideoError(
         f"{target}: cannot tell what to write. Expected a name ending in {', '.join(CONTAINERS)} for a video, "
         f"{', '.join(sorted(PICTURES))} for one picture, or no ending for a folder of pictures."
     )
+
+
+def _is_folder(target: Path) -> bool:
+    try:
+        return target.is_dir()
+    except OSError:  # what is wrong with the place is said when it is tried
+        return False
 
 
 def _partial(target: Path) -> Path:

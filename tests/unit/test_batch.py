@@ -182,11 +182,21 @@ def test_absolute_paths_stay(files, tmp_path):
         ("m.jsonl", '{"source": "a.mp4", "model": "x.pt"}', ("line 1", "model")),
         ("m.jsonl", "\n", ("at least one",)),
         ("m.csv", "source,strength\na.mp4,1,2\n", ("line 2", "more values")),
+        (
+            "m.jsonl",
+            '{"source": "a.mp4", "output": "OUT/b.mp4"}\n{"source": "b.mp4"}',
+            ("line 1", "b.mp4", "write over"),
+        ),
+        (
+            "m.jsonl",
+            '{"source": "a.mp4"}\n{"source": "b.mp4", "output": "OUT/p.mp4", "pose": "p.mp4"}',
+            ("line 2", "p.mp4", "write over"),
+        ),
     ],
 )
 def test_a_bad_manifest_is_named_before_any_work(files, name, text, words):
     with pytest.raises(BatchError) as caught:
-        jobs(files, text, name=name)
+        jobs(files, text.replace("OUT", str(files)), name=name)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

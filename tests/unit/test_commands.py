@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,6 +16,7 @@ import torch
 import dpe_model
 from dpe_model.checkpoint import BranchRoles, save_checkpoint
 from dpe_model.commands import COMMANDS, main
+from dpe_model.commands.info import say
 from dpe_model.engine import Engine
 from dpe_model.motion import Motion
 from dpe_model.video import FrameWriter, open_frames, probe, read_frames
@@ -426,3 +429,51 @@ def test_where_a_motion_cannot_be_written_is_known_before_any_work(files, tmp_pa
     ):
         status = run(files, "encode", "--source", files / "driving.mp4", "--output", output)
         failed(capsys, status, words)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGBREAK"])
+def test_a_signal_that_ends_the_program_leaves_what_was_written(tmp_path, monkeypatch, capsys, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} on this system")
+    number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))
+
+    def stopped(arguments):
+        with FrameWriter(tmp_path / "o.mp4", 25) as writer:
+            writer.write(clip(3, 32))
+            signal.raise_signal(number)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr("dpe_model.commands.info.run", stopped)
+    assert main(["info", "x.mp4"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert len(read_frames(tmp_path / "o.partial.mp4")) == 3
+    assert signal.getsignal(number) is before
+
+
+def test_training_and_ignored_signals_keep_their_handlers(monkeypatch):
+    seen = []
+    look = lambda arguments: seen.append(signal.getsignal(signal.SIGTERM)) or 0  # noqa: E731
+    monkeypatch.setattr("dpe_model.commands.train.run", look)
+    monkeypatch.setattr("dpe_model.commands.train.add_arguments", lambda parser: None)
+    monkeypatch.setattr("dpe_model.commands.info.run", look)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(["info", "x.mp4"]) == 0
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert main(["train"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIG_IGN, signal.SIG_DFL]
+
+
+def test_a_slash_at_the_end_means_a_folder_whatever_its_name(files, tmp_path):
+    assert drive(files, f"{tmp_path}/frames.v2/", "--driving", files / "long.mp4") == 0
+    assert len(read_frames(tmp_path / "frames.v2")) == 6
+
+
+def test_names_that_the_terminal_cannot_show_are_shown_by_number(monkeypatch):
+    terminal = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+    say("日.mp4: video")
+    sys.stdout.flush()
+    assert terminal.getvalue().split() == [b"\\u65e5.mp4:", b"video"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -31,13 +32,15 @@ from dpe_model.jobs import (
     edit_clip,
     edit_video,
 )
+from dpe_model.jobs.portraits import open_portraits
 from dpe_model.jobs.setup import measure_clip, source_clock
+from dpe_model.jobs.writing import write_timed
 from dpe_model.memory import return_free_memory
 from dpe_model.motion import EditPlan, Motion
 from dpe_model.video import FrameWriter, MemoryFrames, Section, open_frames, probe, read_frames
 
 from .tiny import Faces, clip, tiny_checkpoint
-from .video_samples import clicks, corner_frames, corners, encode, heard, turn
+from .video_samples import clicks, corner_frames, corners, encode, heard, remux, turn
 
 UNEVEN = [Fraction(t, 1000) for t in accumulate((0, 20, 50, 33, 90, 40, 40, 15))]
 
@@ -390,7 +393,8 @@ def test_colour_tags_are_kept(engine, driver, tmp_path, matrix, value_range):
     assert (before[:, :8, :16] - after[:, :8, :16]).abs().float().mean() < 1
 
 
-def test_pixels_that_are_not_square_stay_so(engine, driver, tmp_path):
+def test_pixels_that_are_not_square_stay_so_and_are_named(engine, driver, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Faces(radius=1 / 5))
     path = tmp_path / "in.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -401,8 +405,17 @@ def test_pixels_that_are_not_square_stay_so(engine, driver, tmp_path):
         container.mux(stream.encode(None))
     assert probe(path).pixel_aspect == Fraction(4, 3)
     edit(engine, path, Drivers(driver), tmp_path / "out.mp4")
+    assert caplog.text.count("its pixels are not square") == 1
     assert probe(tmp_path / "out.mp4").pixel_aspect == Fraction(4, 3)
     assert len(source_clock(open_frames(path))) == 3
+    caplog.clear()
+    crop_clip(path, tmp_path / "crop.mp4", CropOptions(), 32, overlay=tmp_path / "overlay.mp4")
+    assert caplog.text.count("its pixels are not square") == 1
+    for name in ("crop", "overlay"):
+        assert probe(tmp_path / f"{name}.mp4").pixel_aspect == Fraction(4, 3)
+    caplog.clear()
+    open_portraits(open_frames(path), "face", CropOptions(), 32, _Silent(), "source")
+    assert caplog.text.count("its pixels are not square") == 1
 
 
 @pytest.mark.skipif(not return_free_memory(), reason="another C library than glibc")
@@ -497,3 +510,58 @@ def test_pictures_at_the_rate_asked_for(driver, tmp_path, monkeypatch):
     assert probe(tmp_path / "edited.mp4").fps == fps
     assert crop_clip(tmp_path / "folder", tmp_path / "crop.mp4", CropOptions(), 32, picture_fps=fps) == 5
     assert probe(tmp_path / "crop.mp4").fps == fps
+
+
+def shown_until(path: Path) -> Fraction | None:
+    source = open_frames(path)
+    list(source.chunks(8))
+    return source.end_time()
+
+
+def test_a_last_frame_that_is_held_is_held_in_the_result(engine, driver, tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Faces(radius=1 / 5))
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: engine)
+    pts = [Fraction(i, 10) for i in range(6)]
+    source = remux(encode(tmp_path / "a.mkv", noise(6, 48, 48), pts=pts), tmp_path / "in.mkv", Fraction(1))
+    assert shown_until(source) == Fraction(3, 2)
+    edit(engine, source, Drivers(driver), tmp_path / "edited.mp4")
+    crop_clip(source, tmp_path / "cropped.mp4", CropOptions(), 32)
+    drive(DriveJob(source, Drivers(driver), tmp_path / "driven.mp4", crop="none"))
+    for name in ("edited", "cropped", "driven"):
+        assert shown_until(tmp_path / f"{name}.mp4") == Fraction(3, 2), name
+    short = Motion(driver.alpha[:3], driver.checkpoint, 10.0)
+    drive(DriveJob(source, Drivers(short, length="trim"), tmp_path / "trimmed.mp4", crop="none"))
+    assert probe(tmp_path / "trimmed.mp4").duration < Fraction(1, 2)
+
+
+def test_a_constant_rate_in_milliseconds_becomes_exact(engine, driver, tmp_path):
+    source = encode(tmp_path / "in.mkv", noise(13), 60)
+    edit(engine, source, Drivers(driver), tmp_path / "out.mp4")
+    assert times(tmp_path / "out.mp4") == [Fraction(i, 60) for i in range(13)]
+    assert probe(tmp_path / "out.mp4").fps == 60
+    driven_by = encode(tmp_path / "driver.mkv", clip(8, 32), 60)
+    assert measure_clip(engine, open_frames(driven_by), "none", EditOptions().crop, _Silent()).times is None
+
+
+def test_a_picture_of_a_moving_result_is_refused_before_drivers_are_measured(engine, driver, tmp_path, monkeypatch):
+    monkeypatch.setattr("dpe_model.jobs.setup.ModelOptions.engine", lambda self: engine)
+    monkeypatch.setattr(Engine, "measure", lambda *a: pytest.fail("a driver was measured"))
+    moving = encode(tmp_path / "moving.mp4", clip(3, 32))
+    with FrameWriter(tmp_path / "still.png", 25) as writer:
+        writer.write(clip(1, 32))
+    for source, drivers in (
+        (tmp_path / "still.png", Drivers(moving)),
+        (tmp_path / "still.png", Drivers(driver)),
+        (moving, Drivers(tmp_path / "still.png")),
+    ):
+        with pytest.raises(VideoError, match="holds one picture"):
+            drive(DriveJob(source, drivers, tmp_path / "out.png", crop="none"))
+
+
+def test_results_carry_the_clip_s_timecode_and_date(tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(3))
+    info = replace(probe(source), timecode="10:00:00:00", created="2024-01-02T03:04:05.000000Z")
+    with VideoEncoding().clip_writer(tmp_path / "out.mp4", info, [source]) as writer:
+        write_timed(writer, noise(3), times(source))
+    written = probe(tmp_path / "out.mp4")
+    assert (written.timecode, written.created) == (info.timecode, info.created)

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from dpe_model.errors import VideoError
 from dpe_model.video import MemoryFrames, Section, open_frames, probe, read_frames, reader
@@ -27,7 +27,9 @@ from .video_samples import (
     counted_frames,
     encode,
     numbers,
+    remux,
     turn,
+    without_elements,
 )
 
 
@@ -402,3 +404,165 @@ def test_an_avi_with_gaps_in_time_is_not_called_damaged(tmp_path: Path, caplog: 
     assert len(source) == len(torch.cat(list(source.chunks(4)))) == 5
     assert source.frame_times() == [Fraction(i, 25) for i in (0, 1, 2, 6, 7)]
     assert "damaged" not in caplog.text
+
+
+@pytest.mark.skipif("libvpx" not in av.codecs_available, reason="this PyAV has no VP8 encoder")
+def test_the_rate_of_a_browser_s_recording_is_found_from_its_frames(tmp_path: Path) -> None:
+    """It stores neither a rate nor a duration, and times in whole milliseconds."""
+    jitter = np.random.default_rng(0).integers(-8, 9, 60)
+    jitter[0] = 0
+    pts = [Fraction(round(i * 100 / 3) + int(off), 1000) for i, off in enumerate(jitter)]
+    path = encode(tmp_path / "a.webm", counted_frames(60), 30, pts=pts, codec="libvpx")
+    info = probe(without_elements(path, b"\x23\xe3\x83", b"\x44\x89"))
+    assert 28 < info.fps < 32
+    assert open_frames(path).frame_times() == pts
+
+
+@pytest.mark.parametrize("fps", [Fraction(60), Fraction(60000, 1001)])
+def test_a_constant_rate_stored_in_milliseconds_is_exact(tmp_path: Path, fps: Fraction) -> None:
+    path = encode(tmp_path / "a.mkv", counted_frames(40), fps)
+    exact = [i / fps for i in range(40)]
+    with av.open(str(path)) as container:
+        stored = sorted(p.pts * p.time_base for p in container.demux(video=0) if p.size)
+    assert stored != exact
+    assert open_frames(path).frame_times() == exact
+    source = open_frames(path)
+    assert [t for _, times in source.timed_chunks(7) for t in times] == source.frame_times() == exact
+    assert [t for _, times in open_frames(path).timed_chunks(7, 3, 12) for t in times] == exact[3:12]
+    section = Section(open_frames(path), exact[5])
+    assert [t for _, times in section.timed_chunks(7) for t in times] == section.frame_times() == exact[5:]
+
+
+def test_uneven_times_in_milliseconds_stay(tmp_path: Path) -> None:
+    pts = [Fraction(t, 1000) for t in (0, 17, 33, 50, 74, 83, 100)]
+    path = encode(tmp_path / "a.mkv", counted_frames(7), 60, pts=pts)
+    assert [t for _, times in open_frames(path).timed_chunks(3) for t in times] == pts
+
+
+def fragmented(path: Path, gop: int) -> Path:
+    return encode(path, counted_frames(1).repeat(100, 1, 1, 1), options={"movflags": "frag_keyframe"}, gop=gop)
+
+
+def test_frames_of_fragments_are_counted(tmp_path: Path) -> None:
+    """The header tells those of the first fragment alone."""
+    source = open_frames(fragmented(tmp_path / "a.mp4", 10))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].frames == 10
+    assert len(source) == 100
+    assert len(open_frames(fragmented(tmp_path / "b.mp4", 1))) == 100  # no still picture
+
+
+def test_frames_that_an_edit_list_leaves_out_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = encode(tmp_path / "a.mp4", counted_frames(50), gop=5)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    data[at : at + 4] = struct.pack(">I", 1000)  # the first of its two seconds
+    path.write_bytes(data)
+    source = open_frames(path)
+    count = len(source)
+    assert 25 <= count < 30
+    assert count == sum(len(frames) for frames in source.chunks(8))
+    assert "damaged" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_how_long_the_last_frame_is_shown_is_told(tmp_path: Path, name: str) -> None:
+    pts = [Fraction(t, 2) for t in range(5)]
+    plain = encode(tmp_path / f"plain{name}", counted_frames(5), pts=pts, gop=1)
+    source = open_frames(remux(plain, tmp_path / name, Fraction(4)))
+    assert source.end_time() is None  # before it was read
+    assert len(torch.cat(list(source.chunks(3, stop=5)))) == 5
+    assert source.end_time() == 6
+    section = Section(source, Fraction(1), Fraction(3))
+    assert section.end_time() == 4
+    assert Section(source, Fraction(1)).end_time() == 6
+    assert Section(source, Fraction(0), Fraction(2)).end_time() is None
+    even = open_frames(encode(tmp_path / f"even{name}", counted_frames(5), 30))
+    list(even.chunks(8))
+    assert even.end_time() is None
+
+
+def test_what_a_picture_lacks_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    glass = Image.new("RGBA", (16, 16), (200, 100, 50, 0))
+    (tmp_path / "folder").mkdir()
+    for i in range(3):
+        glass.save(tmp_path / "folder" / f"{i}.png")
+    read_frames(tmp_path / "folder")
+    assert caplog.text.count("its transparency is left out") == 1
+    caplog.clear()
+    Image.new("RGBA", (16, 16), (200, 100, 50, 255)).save(tmp_path / "opaque.png")
+    read_frames(tmp_path / "opaque.png")
+    assert not caplog.text
+
+
+def raw_video(path: Path, codec: str, pix_fmt: str, options: dict[str, str] | None = None) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+        for i in range(3):
+            picture = np.zeros((64, 64, 4), np.uint8)
+            picture[i % 2 :: 2] = 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_transparent_videos_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = open_frames(raw_video(tmp_path / "a.mkv", "ffv1", "yuva420p"))
+    for _ in range(2):
+        list(source.chunks(8))
+    assert caplog.text.count("its transparency is left out") == 1
+    caplog.clear()
+    list(open_frames(raw_video(tmp_path / "b.mkv", "ffv1", "yuv420p")).chunks(8))
+    assert not caplog.text
+
+
+def test_interlaced_videos_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
+    source = open_frames(raw_video(tmp_path / "a.mp4", "libx264", "yuv420p", options))
+    for _ in range(2):
+        list(source.chunks(8))
+    assert caplog.text.count("interlaced video; it is not deinterlaced") == 1
+
+
+def swapped_profile() -> bytes:
+    """An RGB profile whose red and green are swapped, so that nobody can overlook its use."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entries = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * 20, 12)}
+    red, green = entries[b"rXYZ"], entries[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB", b"swap")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_colour_profiles_are_converted(tmp_path: Path, name: str) -> None:
+    red = Image.new("RGB", (16, 16), (255, 0, 0))
+    red.save(tmp_path / name, icc_profile=swapped_profile())
+    assert np.abs(read_frames(tmp_path / name)[0, 8, 8].numpy().astype(int) - (0, 255, 0)).max() <= 4
+    red.save(tmp_path / name, icc_profile=b"no profile at all")
+    assert np.abs(read_frames(tmp_path / name)[0, 8, 8].numpy().astype(int) - (255, 0, 0)).max() <= 4
+
+
+def test_animated_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures = [Image.fromarray(frame.numpy()) for frame in counted_frames(4)]
+    first, rest = pictures[0], pictures[1:]
+    first.save(tmp_path / "a.png", save_all=True, append_images=rest, duration=[100, 100, 100, 1500])
+    source = open_frames(tmp_path / "a.png")
+    assert (source.info.kind, source.info.fps, len(source)) == ("video", 10, 4)
+    assert numbers(torch.cat(list(source.chunks(8)))) == [0, 1, 2, 3]
+    assert source.end_time() == Fraction(9, 5)
+    assert not caplog.text
+    first.save(tmp_path / "a.webp", save_all=True, append_images=rest, duration=100)
+    assert len(read_frames(tmp_path / "a.webp")) == 1
+    assert "only the first one is used" in caplog.text
+
+
+def test_the_clock_goes_on_where_recordings_were_joined(tmp_path: Path) -> None:
+    pts = [10 + Fraction(i, 25) + Fraction(i % 2, 100) for i in range(30)]
+    part = encode(tmp_path / "part.ts", counted_frames(30), pts=pts).read_bytes()
+    (tmp_path / "a.ts").write_bytes(part + part)
+    source = open_frames(tmp_path / "a.ts")
+    found = source.frame_times()
+    single = [t - pts[0] for t in pts]
+    assert [t - found[0] for t in found] == single + [t + single[-1] + 1 / source.info.fps for t in single]
+    assert [t for _, times in source.timed_chunks(8) for t in times] == found

@@ -13,9 +13,20 @@ import torch
 from PIL import Image
 
 from dpe_model.errors import FrameError, VideoError
-from dpe_model.video import FrameWriter, open_frames, probe, read_frames
+from dpe_model.video import FrameWriter, Section, open_frames, probe, read_frames
 
-from .video_samples import CHART, chart_frame, clicks, corner_frames, corners, counted_frames, encode, heard, numbers
+from .video_samples import (
+    CHART,
+    RATE,
+    chart_frame,
+    clicks,
+    corner_frames,
+    corners,
+    counted_frames,
+    encode,
+    heard,
+    numbers,
+)
 
 FLASHES = [0.4, 1.0, 1.6]
 
@@ -476,3 +487,168 @@ def test_surround_sound_that_is_encoded_again_stays_surround(
         loudest = np.abs(np.fft.rfft(middle)).argmax(1) * 2  # bins of 2 Hz
         others = [n for n in range(channels) if n not in low]
         assert [loudest[n] for n in others] == pytest.approx([pitches[n] for n in others], abs=4)
+
+
+def shown_until(path: Path) -> Fraction | None:
+    source = open_frames(path)
+    list(source.chunks(8))
+    return source.end_time()
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("mp4", "libx264"), ("mkv", "libx264"), ("mkv", "ffv1")])
+def test_the_last_frame_lasts_as_long_as_told_and_so_does_the_sound(tmp_path: Path, ending: str, codec: str) -> None:
+    pts = [Fraction(t, 2) for t in range(5)]
+    sound = encode(tmp_path / "a.mkv", counted_frames(5), pts=pts, sound=clicks([0.5, 5.5], 7))
+    for until in (None, Fraction(6)):
+        path = tmp_path / f"{until}.{ending}"
+        with FrameWriter(path, 25, audio_from=sound, timestamps="given", codec=codec) as writer:
+            writer.write(counted_frames(5), pts)
+            if until is not None:
+                writer.end_at(until)
+        assert [t for _, times in open_frames(path).timed_chunks(8) for t in times] == pts
+        bursts, end = heard(path)
+        if until is None:
+            assert end < 2.2
+        else:
+            assert bursts == pytest.approx([0.5, 5.5], abs=0.012) and end == pytest.approx(6, abs=0.03)
+            assert shown_until(path) == 6
+
+
+def test_the_last_frame_of_an_uneven_clip_keeps_its_duration_among_reordered_ones(tmp_path: Path) -> None:
+    pts = [Fraction(t, 1000) for t in (0, 20, 70, 103, 193, 233, 273, 288, 400, 411)]
+    with FrameWriter(tmp_path / "a.mp4", 25, timestamps="given") as writer:
+        writer.write(corner_frames(10), pts)
+        writer.end_at(Fraction(3, 4))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stamps = [(p.pts, p.dts) for p in container.demux(video=0) if p.size]
+    assert stamps != sorted(stamps), "expected pictures stored in another order than they are shown in"
+    assert abs(shown_until(tmp_path / "a.mp4") - Fraction(3, 4)) < Fraction(1, 500)
+
+
+def with_sound_of(path: Path, codec: str, rate: int = RATE, bit_rate: int = 0) -> Path:
+    """A second of pictures with a burst of sound at 0.5 s."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mjpeg", rate=25)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuvj420p"
+        sound = container.add_stream(codec, rate=rate)
+        sound.codec_context.layout = "mono"
+        if bit_rate:
+            sound.codec_context.bit_rate = bit_rate
+        for picture in counted_frames(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")))
+        container.mux(video.encode(None))
+        samples = np.zeros((1, rate), np.float32)
+        samples[0, rate // 2 : rate // 2 + rate // 50] = np.sin(np.arange(rate // 50) * 2 * np.pi * 2000 / rate) * 0.8
+        piece = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        piece.sample_rate, piece.pts, piece.time_base = rate, 0, Fraction(1, rate)
+        container.mux(sound.encode(piece))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["wmav2", "pcm_mulaw", "pcm_alaw", "adpcm_ms"])
+def test_sound_that_matroska_does_not_take_is_encoded_again(tmp_path: Path, codec: str) -> None:
+    original = with_sound_of(tmp_path / "a.avi", codec, bit_rate=64000)
+    copy(original, tmp_path / "b.mkv")
+    assert sound_codec(tmp_path / "b.mkv") == "aac"
+    assert heard(tmp_path / "b.mkv")[0] == pytest.approx([0.5], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "rate", "target", "written"),
+    [
+        ("a.mp4", "libmp3lame", 44100, "b.mp4", "mp3"),
+        ("a.mkv", "libmp3lame", 11025, "b.mp4", "aac"),
+        ("a.mov", "pcm_s24be", 44100, "b.mov", "pcm_s24be"),
+        ("a.mov", "pcm_f32be", 44100, "b.mov", "pcm_f32be"),
+    ],
+)
+def test_sound_is_encoded_again_only_where_it_must(
+    tmp_path: Path, source: str, codec: str, rate: int, target: str, written: str
+) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    original = with_sound_of(tmp_path / source, codec, rate)
+    copy(original, tmp_path / target)
+    assert sound_codec(tmp_path / target).startswith(written)
+    assert heard(tmp_path / target)[0] == pytest.approx(heard(original)[0], abs=0.03)
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp2"])
+def test_sound_goes_on_with_the_pictures_where_recordings_were_joined(tmp_path: Path, codec: str) -> None:
+    frames = torch.full((50, 32, 32, 3), 16, dtype=torch.uint8)
+    for time in FLASHES:
+        frames[round(time * 25)] = 235
+    late = [10 + Fraction(i, 25) for i in range(50)]
+    part = tmp_path / "part.ts"
+    # The sound breaks off early, which must not bring the next part's forward.
+    encode(part, frames, pts=late, sound=clicks(FLASHES, 1.8), sound_start=Fraction(10))
+    if codec != "aac":
+        part = with_mp2(part, tmp_path / "other.ts")
+    (tmp_path / "a.ts").write_bytes(part.read_bytes() * 3)
+    copy(tmp_path / "a.ts", tmp_path / "b.mp4", given=True)
+    seen, (bursts, _) = flashes(tmp_path / "b.mp4"), heard(tmp_path / "b.mp4")
+    assert len(seen) == 9
+    assert bursts == pytest.approx(seen, abs=0.05)
+
+
+def with_mp2(path: Path, target: Path) -> Path:
+    """The same with sound that an MP4 file does not take."""
+    with av.open(str(path)) as before, av.open(str(target), "w") as after:
+        pictures, sound = before.streams.video[0], before.streams.audio[0]
+        copied, encoded = after.add_stream_from_template(pictures), after.add_stream("mp2", rate=RATE)
+        encoded.codec_context.layout = "mono"
+        resampler = av.AudioResampler("s16", "mono", RATE, 1152)
+        for packet in before.demux(pictures, sound):
+            if packet.stream is pictures and packet.size:
+                packet.stream = copied
+                after.mux(packet)
+            elif packet.stream is sound:
+                for frame in packet.decode():
+                    for piece in resampler.resample(frame):
+                        after.mux(encoded.encode(piece))
+        after.mux(encoded.encode(None))
+    return target
+
+
+def test_when_a_clip_was_recorded_goes_along(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        container.metadata["creation_time"] = "2024-01-02T03:04:05.000000Z"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.metadata["timecode"] = "01:02:03:04"
+        for picture in corner_frames(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.numpy(), format="rgb24")))
+        container.mux(stream.encode(None))
+    info = probe(tmp_path / "a.mov")
+    assert (info.timecode, info.created) == ("01:02:03:04", "2024-01-02T03:04:05.000000Z")
+    assert Section(open_frames(tmp_path / "a.mov"), Fraction(1, 25)).info.timecode is None
+    for name in ("b.mov", "b.mp4"):
+        with FrameWriter(tmp_path / name, 25, timecode=info.timecode, created=info.created) as writer:
+            writer.write(corner_frames(5))
+        written = probe(tmp_path / name)
+        assert (written.timecode, written.created) == (info.timecode, info.created)
+    with FrameWriter(tmp_path / "c.mp4", 25, timecode="no timecode", created="yesterday") as writer:
+        writer.write(corner_frames(5))
+    assert len(read_frames(tmp_path / "c.mp4")) == 5
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mov"])
+def test_hevc_is_tagged_as_players_expect(tmp_path: Path, ending: str) -> None:
+    if "libx265" not in av.codecs_available:
+        pytest.skip("this PyAV has no HEVC encoder")
+    for count in (1, 2, 5):
+        path = tmp_path / f"{count}.{ending}"
+        with FrameWriter(path, 25, codec="libx265") as writer:
+            writer.write(corner_frames(count))
+        data = path.read_bytes()
+        assert b"hvc1" in data and b"hev1" not in data
+        assert open_frames(path).frame_times() == [Fraction(i, 25) for i in range(count)]
+
+
+def test_a_folder_that_is_there_counts_as_one_whatever_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "frames.v2"
+    folder.mkdir()
+    with FrameWriter(folder, 25) as writer:
+        writer.write(counted_frames(2))
+    assert len(read_frames(folder)) == 2

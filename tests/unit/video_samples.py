@@ -150,3 +150,30 @@ def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
+
+
+def without_elements(path: Path, *ids: bytes) -> Path:
+    """Voids the first EBML element of each id in a Matroska file, which then says nothing of the kind."""
+    data = bytearray(path.read_bytes())
+    for name in ids:
+        at = data.find(name)
+        if at >= 0:
+            size = len(name) + (data[at + len(name)] & 0x7F) + 1
+            data[at : at + size] = bytes([0xEC, 0x80 | (size - 2)]) + bytes(size - 2)
+    path.write_bytes(data)
+    return path
+
+
+def remux(source: Path, target: Path, last: Fraction | None = None, options: dict[str, str] | None = None) -> Path:
+    """Copies a clip's pictures packet by packet; the last one shown lasts `last` seconds."""
+    with av.open(str(source)) as before, av.open(str(target), "w", options=options or {}) as after:
+        stream = before.streams.video[0]
+        copied = after.add_stream_from_template(stream)
+        packets = [packet for packet in before.demux(stream) if packet.size]
+        if last is not None:
+            shown = max(packets, key=lambda packet: packet.pts)
+            shown.duration = round(last / shown.time_base)
+        for packet in packets:
+            packet.stream = copied
+            after.mux(packet)
+    return target
