@@ -41,7 +41,9 @@ CENTRE = """kind => {
 }"""
 SELECT = "kind => app.canvas.selectNodes([app.graph.nodes.findLast(n => n.type === kind)])"
 
-
+DIALOG = ".p-dialog, [role=dialog]"
+RUN = "[data-testid=queue-button] button, .queue-button-group button[data-variant=primary]"
+"""What older and newer front ends call them."""
 MOST_SCROLLS = 20
 """How often a list of cards is scrolled on in search of one."""
 
@@ -99,12 +101,13 @@ class FrontEnd:
         """
         self.page.keyboard.press("Escape")
         self.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        dialog = self.page.locator(".p-dialog").filter(has=self.page.locator(".p-listbox")).first
+        any_card = '[data-testid^="template-workflow-"]'
+        dialog = self.page.locator(DIALOG).filter(has=self.page.locator(any_card)).first
         dialog.wait_for()
-        dialog.get_by_role("option", name=pack, exact=True).click()
+        dialog.get_by_text(pack, exact=True).first.click()
         card = dialog.locator(f'[data-testid="template-workflow-{name}"]')
         # Cards below the edge are not made before somebody scrolls there.
-        cards = dialog.locator('[data-testid^="template-workflow-"]')
+        cards = dialog.locator(any_card)
         cards.first.wait_for()
         for _ in range(MOST_SCROLLS):
             if card.count():
@@ -167,7 +170,7 @@ class FrontEnd:
 
     def press_run(self) -> None:
         """Press the Run button."""
-        self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        self.page.locator(RUN).first.click()
 
     def run(self, timeout: float = 600.0) -> dict[str, Any]:
         """Press Run and wait for the end: the history entry. The test judges its status."""
