@@ -60,11 +60,13 @@ def perceptual():
     return loss
 
 
-def run_step(golden, discriminator, perceptual, dtype=torch.float32):
-    """One step's network (with gradients), pictures and loss."""
+def run_step(golden, discriminator, perceptual, dtype=torch.float32, only=None):
+    """One step's network (with gradients, of the parameters in `only` if given), pictures and loss."""
     network = DPENetwork(NetworkConfig.published(SIZE))
     network.load_state_dict(state_dict(manifest("generator_128_cm1")))
     network.to(dtype)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(only is None or name in only)
     a, b = (to_network(golden[k], SIZE).to(dtype) for k in ("source_rgb", "target_rgb"))
     images = run_cycle(network, a, b)
     loss = published_loss(images, a, b, PublishedWeights(), perceptual, discriminator)
@@ -145,7 +147,7 @@ def test_gradient_norms_in_double_precision(golden, discriminator, perceptual, m
     torch.set_default_dtype(torch.float64)
     try:
         network, _, _ = run_step(
-            golden, copy.deepcopy(discriminator).double(), copy.deepcopy(perceptual).double(), torch.float64
+            golden, copy.deepcopy(discriminator).double(), copy.deepcopy(perceptual).double(), torch.float64, expected
         )
     finally:
         torch.set_default_dtype(torch.float32)

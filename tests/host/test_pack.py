@@ -163,12 +163,19 @@ class TestWorkflow:
 
     def test_clips_bring_their_rate_along(self, path: Path):
         """So that a driver of another rate is noticed."""
-        nodes = {node["id"]: node for node in json.loads(path.read_text())["nodes"]}
-        stills = {link for n in nodes.values() if n["type"] == "LoadImage" for link in n["outputs"][0]["links"]}
+        workflow = json.loads(path.read_text())
+        nodes = {node["id"]: node for node in workflow["nodes"]}
+        origins = {link[0]: nodes[link[1]] for link in workflow["links"]}
+
+        def inputs(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
+            return {entry["name"]: origins[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
+
         for node in nodes.values():
             if node["type"] == "DPE_EncodeMotion":
-                links = {entry["name"]: entry["link"] for entry in node["inputs"]}
-                assert links.get("fps") is not None or links["image"] in stills, node["title"]
+                pictures = inputs(node)["image"]
+                if pictures["type"] == "DPE_CropPortrait":
+                    pictures = inputs(pictures)["image"]
+                assert "fps" in inputs(node) or pictures["type"] == "LoadImage", node["title"]
 
     def test_runs(self, comfy: ComfyServer, path: Path, known: dict[str, Any]):
         files = comfy.files(comfy.queue(to_api(json.loads(path.read_text()), known)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -274,33 +275,45 @@ def state():
 """
 
 
-@pytest.mark.parametrize(
-    "asked", ["torch.backends.fp32_precision = 'tf32'", "torch.set_float32_matmul_precision('medium')"]
-)
-def test_tf32_that_was_asked_for_in_other_ways_is_off_inside_and_back_afterwards(asked):
-    """In a process of its own: the settings are the whole process's, and the two interfaces do not mix."""
+def in_processes_of_their_own(cases):
+    """Run scripts, each where no setting was touched: the settings are the whole process's."""
     if not hasattr(torch.backends.cudnn, "conv"):
         pytest.skip("this PyTorch has one interface only")
+    root, alone = Path(__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [
+        (case, subprocess.Popen([sys.executable, "-c", script], cwd=root, env=alone, stderr=subprocess.PIPE, text=True))
+        for case, script in cases.items()
+    ]
+    said = {case: process.communicate()[1] for case, process in running}
+    assert {case: said[case] for case, process in running if process.returncode} == {}
+
+
+def test_tf32_that_was_asked_for_in_other_ways_is_off_inside_and_back_afterwards():
+    """The two interfaces do not mix."""
+    asked = "torch.backends.fp32_precision = 'tf32'", "torch.set_float32_matmul_precision('medium')"
+    in_processes_of_their_own({case: tf32_script(case) for case in asked})
+
+
+def tf32_script(asked):
     lines = [FLOAT32_STATE, asked, "from dpe_model.devices import exact_float32", "before = state()",
              "with exact_float32(torch.device('cuda')):", "    inside = state()[:2]",
              "assert before[:2] == ['tf32', 'tf32'], before", "assert 'tf32' not in inside, inside",
              "assert state() == before, (before, state())"]  # fmt: skip
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(__file__).parents[2])
+    return "\n".join(lines)
 
 
-@pytest.mark.parametrize(
-    ("before", "backend"),
-    [
+def test_what_follows_a_backend_s_precision_goes_on_following_it():
+    """What the older interface says also stays readable, unless it was not to begin with."""
+    cases = [
         ("", "torch.backends"),
         ("", "torch.backends.cudnn"),
         ("torch.backends.fp32_precision = 'tf32'", "torch.backends"),
         ("torch.backends.cudnn.fp32_precision = 'tf32'", "torch.backends.cudnn"),
-    ],
-)
-def test_what_follows_a_backend_s_precision_goes_on_following_it(before, backend):
-    """In a process of its own. What the older interface says also stays readable, unless it was not to begin with."""
-    if not hasattr(torch.backends.cudnn, "conv"):
-        pytest.skip("this PyTorch has one interface only")
+    ]
+    in_processes_of_their_own({case: following_script(*case) for case in cases})
+
+
+def following_script(before, backend):
     lines = [FLOAT32_STATE, before, "from dpe_model.devices import exact_float32", "start = state()",
              "products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul",
              "products = products[: 1 if 'cudnn' in " + repr(backend) + " else 2]",
@@ -309,7 +322,7 @@ def test_what_follows_a_backend_s_precision_goes_on_following_it(before, backend
              "for value in ('ieee', 'tf32', 'none'):", f"    {backend}.fp32_precision = value",
              "    found = [each.fp32_precision for each in products]",
              "    assert found == [torch.backends.cudnn.fp32_precision] * len(products), (value, found)"]  # fmt: skip
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(__file__).parents[2])
+    return "\n".join(lines)
 
 
 class Number:
