@@ -1,13 +1,14 @@
 /**
  * Shows what a DPE node has to say after it ran (ui message `dpe_note`, a list of texts) below its widgets.
  *
- * The note is there to be read only: it is added when there is something to show, always last, and never saved, so
+ * The note is there to be read only: it is added when there is something to show, below all that is saved, never saved, so
  * `widgets_values` and prompts are the same with and without it. It is gone after a reload, and comes back where the
  * front end gives back what nodes put out: after an undo, and when another workflow's tab was open.
  */
 import { app } from "../../scripts/app.js";
 
 const NAME = "dpe_note";
+const PREVIEW = "$$canvas-image-preview"; // the host's widget, whose picture fills the node down to its bottom
 const MARGIN = 6; // px between the note and the node's edges and neighbours
 const STYLE = {
   boxSizing: "border-box",
@@ -70,7 +71,16 @@ function addNote(node) {
     setValue: (text) => (element.textContent = text),
   });
   widget.serialize = false; // not saved in workflows
+  aboveThePreview(node, widget);
   return widget;
+}
+
+/** A picture shown before would be drawn over a note below it; neither is saved, so their order matters to nothing. */
+function aboveThePreview(node, widget) {
+  const preview = node.widgets.findIndex(({ name }) => name === PREVIEW);
+  if (preview < 0) return;
+  node.widgets.splice(node.widgets.indexOf(widget), 1);
+  node.widgets.splice(preview, 0, widget);
 }
 
 /** A node that ran several times at once, over a list, has a text for each time. */

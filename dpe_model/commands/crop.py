@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="a video, picture or folder")
-    parser.add_argument("--output", required=True, metavar="PATH", help="the portraits")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the portraits")
     parser.add_argument("--size", type=int, default=256, help="side of the portraits, px (default: 256)")
     parser.add_argument(
-        "--overlay", metavar="PATH", help="also show who was found under which number, and what is cut out"
+        "--overlay", type=Path, metavar="PATH", help="also show who was found under which number, and what is cut out"
     )
     options.add_picture_fps(parser)
     options.add_crop_options(parser)
@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     frames = crop_clip(
         arguments.source,
-        options.output_place(arguments.output),
+        arguments.output,
         options.crop_options(arguments).beside(chosen_device(arguments.device)),
         arguments.size,
         options.reporter(arguments),
-        None if arguments.overlay is None else options.output_place(arguments.overlay),
+        arguments.overlay,
         options.encoding(arguments),
         arguments.fps,
     )

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("--source", type=Path, default=SOURCE_CLIP, metavar="PATH", help="who is edited: a video, a "
                         "picture or a folder of frames; default: a bundled clip")  # fmt: skip
-    parser.add_argument("--output", default="dpe.mp4", metavar="PATH", help="its ending says what is "
-                        "written: .mp4/.mov/.mkv/.webm, .png/.jpg, none or /: a folder (default: dpe.mp4)")  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("dpe.mp4"), metavar="PATH", help="its ending says what is "
+                        "written: .mp4/.mov/.mkv/.webm, .png/.jpg, none: a folder (default: dpe.mp4)")  # fmt: skip
     options.add_driver_options(parser, "expression")
     options.add_crop_when(parser, "--crop", "cut out faces first; auto: where frames are not square (default)")
     options.add_picture_fps(parser)
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = DriveJob(
         source=arguments.source,
         drivers=options.drivers(arguments, DRIVING_CLIP),
-        output=options.output_place(arguments.output),
+        output=arguments.output,
         model=options.model_options(arguments),
         crop=arguments.crop,
         crop_options=options.crop_options(arguments),

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="the full-frame video")
-    parser.add_argument("--output", required=True, metavar="PATH", help="the edited video")
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the edited video")
     add_edit_options(parser)
     options.add_model_options(parser)
 
@@ -37,7 +37,7 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    asked = job(arguments, arguments.source, options.output_place(arguments.output))
+    asked = job(arguments, arguments.source, arguments.output)
     if asked.drivers.pose is not None and arguments.result == "frame":
         logger.warning("Pasting suits expression edits; after a pose edit the neck may no longer fit the body.")
     frames = edit_video(asked, options.reporter(arguments))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -21,7 +20,6 @@ from ..portrait import DETECTORS
 from ..portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..portrait.track import SELECT
 from ..video import PICTURE_FPS, as_fps
-from ..video.writer import CONTAINERS, PICTURES
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +46,6 @@ def void(_: object) -> None:
 def reporter(arguments: argparse.Namespace) -> Reporter:
     """What shows a job's progress: bars, or nothing under --quiet."""
     return Silent() if arguments.quiet else ProgressBars()
-
-
-def output_place(text: str) -> Path:
-    """What --output names; with a slash at its end a folder, made here where a dot in its name would hide that."""
-    place = Path(text)
-    if text.endswith(("/", os.sep)) and place.suffix and place.suffix.lower() not in (*CONTAINERS, *PICTURES):
-        place.expanduser().mkdir(parents=True, exist_ok=True)
-    return place
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

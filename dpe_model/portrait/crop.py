@@ -357,7 +357,15 @@ def _check_found(found: np.ndarray, edited: np.ndarray, no_face: str) -> None:
             "choose what to do with them: 'auto' and 'hold' frame them as the frames around them, 'pass' leaves them "
             "untouched."
         )
-    for fate, which in (("held", ~found & edited), ("passed through untouched", ~found & ~edited)):
-        if which.any():
-            where = f"{int(which.sum())} of {len(found)} frames ({ranges(np.flatnonzero(which))})"
-            logger.warning("No face in %s: %s.", where, fate)
+    for fate, which in fates(found, edited):
+        logger.warning("No face in %d of %d frames (%s): %s.", len(which), len(found), ranges(which), fate)
+
+
+def fates(found: np.ndarray, edited: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """What becomes of frames without a face, in a word, with their numbers; those that befall none are left out.
+
+    Args:
+        found, edited: [N] bool, where the face was found and which frames are edited.
+    """
+    split = ("held", np.flatnonzero(~found & edited)), ("passed through untouched", np.flatnonzero(~found & ~edited))
+    return [(fate, frames) for fate, frames in split if len(frames)]

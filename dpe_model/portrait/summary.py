@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from .crop import Crop, ranges
+from .crop import Crop, fates, ranges
 from .track import Track
 
 
@@ -15,14 +13,10 @@ def describe_faces(track: Track, crop: Crop) -> str:
         track: where the person was found.
         crop: the crop laid out from it.
     """
-    missing = ~track.found
-    if not missing.any():
+    if track.found.all():
         return f"Face found in all {len(track)} frames" if len(track) > 1 else "Face found"
-    parts = [f"Face found in {len(track) - int(missing.sum())} of {len(track)} frames"]
-    for fate, which in (("held", missing & crop.found), ("passed through", missing & ~crop.found)):
-        if which.any():
-            parts.append(f"{int(which.sum())} {fate}: {ranges(np.flatnonzero(which))}")
-    return "; ".join(parts)
+    parts = [f"{len(which)} {fate}: {ranges(which)}" for fate, which in fates(track.found, crop.found)]
+    return "; ".join((f"Face found in {int(track.found.sum())} of {len(track)} frames", *parts))
 
 
 def describe_person(person: int, people: int) -> list[str]:

@@ -305,7 +305,8 @@ def _target(path: str | Path) -> tuple[Path, Kind]:
         return target, "folder"
     raise VideoError(
         f"{target}: cannot tell what to write. Expected a name ending in {', '.join(CONTAINERS)} for a video, "
-        f"{', '.join(sorted(PICTURES))} for one picture, or no ending for a folder of pictures."
+        f"{', '.join(sorted(PICTURES))} for one picture, or no ending for a folder of pictures. One with a dot in its "
+        "name has to be there already: make it first."
     )
 
 

@@ -50,10 +50,17 @@ SAVED = "JSON.parse(JSON.stringify(app.graph.serialize()))"
 VIEW = "[app.canvas.ds.scale, ...app.canvas.ds.offset]"
 FITS = """app.graph.nodes.flatMap(n => (n.widgets ?? []).filter(w => w.name === 'dpe_note').map(w => {
     const note = w.element;
-    return n.size[1] >= n.computeSize()[1] && w.y + w.computedHeight <= n.size[1] + 1
-        && note.scrollHeight <= note.clientHeight + 1 && n.widgets.at(-1) === w;
+    const below = n.widgets.slice(n.widgets.indexOf(w) + 1);
+    // Of a node with a preview the host reckons more than it gives: there each widget has to end inside.
+    const room = below.length ? below.every(other => other.y + other.computedHeight <= n.size[1] + 1)
+        : n.size[1] >= n.computeSize()[1];
+    return room && w.y + w.computedHeight <= n.size[1] + 1
+        && note.scrollHeight <= note.clientHeight + 1 && below.every(other => other.y >= w.y + w.computedHeight - 1
+            && other.serialize === false);
 }))"""
 
+PREVIEWED = """app.graph.nodes.filter(n => n.type.startsWith('DPE_')
+    && n.widgets?.some(w => w.name === '$$canvas-image-preview')).map(n => n.type)"""
 UNDO = """async () => {
     const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
     tracker.checkState();
@@ -165,6 +172,10 @@ def test_the_wheel_above_a_note_acts_once(graph: FrontEnd):
 def test_a_note_goes_when_there_is_nothing_left_to_say(graph: FrontEnd):
     graph.page.evaluate(DRIVE, ["pose", "expression"])
     assert run(graph)["DPE_RenderPose"] == ["The expression edit is not shown here: DPE Render Expression shows it"]
+    graph.fit()
+    graph.screenshot("note-and-preview")
+    assert graph.page.evaluate(PREVIEWED) == ["DPE_RenderPose"]
+    assert all(graph.page.evaluate(FITS))
     graph.page.evaluate(DRIVE, ["expression", "pose"])
     assert "DPE_RenderPose" not in run(graph)
     assert graph.errors == []

@@ -320,7 +320,7 @@ def test_frames_without_a_face_drive_nobody_and_each_picture_may_show_somebody_e
         "kept": kept,
     }
     outputs = comfy.queue(prompt)
-    missed = f"Face found in {FRAMES} of {FRAMES + 1} frames; 1 passed through: {FRAMES}"
+    missed = f"Face found in {FRAMES} of {FRAMES + 1} frames; 1 passed through untouched: {FRAMES}"
     assert note_lines(outputs["driver crop"]) == [missed]
     assert note_lines(outputs["driver code"]) == [f"No face at frames {FRAMES}: there the motion goes straight on"]
     people = _part(graph, "source video", "source parts", "source few") | {

@@ -469,8 +469,12 @@ def test_training_and_ignored_signals_keep_their_handlers(monkeypatch):
     assert seen == [signal.SIG_IGN, signal.SIG_DFL]
 
 
-def test_a_slash_at_the_end_means_a_folder_whatever_its_name(files, tmp_path):
-    assert drive(files, f"{tmp_path}/frames.v2/", "--driving", files / "long.mp4") == 0
+def test_a_folder_with_a_dot_in_its_name_is_taken_where_it_is_there(files, tmp_path, capsys):
+    asked = files, f"{tmp_path}/frames.v2/", "--driving", files / "long.mp4"
+    assert drive(*asked) == 1
+    assert "make it first" in capsys.readouterr().err
+    (tmp_path / "frames.v2").mkdir()
+    assert drive(*asked) == 0
     assert len(read_frames(tmp_path / "frames.v2")) == 6
 
 
