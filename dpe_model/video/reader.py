@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import av
-import av.error
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -25,10 +23,11 @@ from ..errors import VideoError
 from ..frames import check_frames, to_uint8
 from ..overlap import ahead
 from .access import existing, ffmpeg_path, naming
-from .clock import STEP_BACK, FrameClock, Grid, find_grid, may_round, rate_of
-from .notices import TRANSPARENCY, Notices
+from .clock import FrameClock, Grid, find_grid, may_round, rate_of
+from .decoding import decode, open_video, packet_times, shown_packets, time_of, told_frames, video_streams
+from .notices import Notices
 from .pictures import is_picture, list_pictures, moves, picture_size, read_picture
-from .pixels import HDR_TRANSFERS, Colour, Orientation, colour_of, orientation_of, to_rgb
+from .pixels import Colour, Orientation, colour_of, orientation_of, to_rgb
 from .timing import as_fps
 
 logger = logging.getLogger(__name__)
@@ -375,9 +374,9 @@ class _Video(FrameSource):
         if self._orientation.transpose:
             width, height = height, width
         clock = FrameClock(self.info.fps)
-        with closing(_decode(self.info.path, self._notices)) as frames:
+        with closing(decode(self.info.path, self._notices)) as frames:
             for i, frame in enumerate(islice(frames, stop)):
-                time = clock.at(_time_of(frame))
+                time = clock.at(time_of(frame.pts, frame))
                 if i >= self._furthest:
                     self._furthest, self._until = i, self._ends(frame, i, time)
                 if i >= start:
@@ -408,7 +407,7 @@ class _Video(FrameSource):
         if not self._grid_sought:
             self._grid_sought = True
             try:
-                every = times if whole else self._packet_times()
+                every = times if whole else packet_times(self.info.path, self.info.fps)
             except VideoError as error:  # damaged; what can be decoded is read all the same, at its own times
                 logger.debug("%s", error)
                 return times
@@ -417,54 +416,11 @@ class _Video(FrameSource):
 
     def _count(self) -> int:
         """Packets that are shown; a packet is a frame in every container that does not know its count."""
-        with _open_video(self.info.path) as (container, stream):
-            return sum(1 for _ in _shown_packets(self.info.path, container, stream))
+        with open_video(self.info.path) as (container, stream):
+            return sum(1 for _ in shown_packets(self.info.path, container, stream))
 
     def _find_times(self) -> list[Fraction]:
-        return self._exact(self._packet_times(), whole=True)
-
-    def _packet_times(self) -> list[Fraction]:
-        with _open_video(self.info.path) as (container, stream):
-            found = [
-                (_seconds(packet.pts, packet), _seconds(packet.dts, packet))
-                for packet in _shown_packets(self.info.path, container, stream)
-            ]
-        clock = FrameClock(self.info.fps)
-        return [clock.at(time) for part in _parts(found) for time in _in_order(part)]
-
-
-Stamp: TypeAlias = "Fraction | None"
-
-
-def _shown_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    with naming(path, "reading", "The file may be truncated."):
-        for packet in container.demux(stream):
-            if packet.size > 0 and not packet.is_discard:
-                yield packet
-
-
-def _seconds(ticks: int | None, of: av.Packet | av.VideoFrame) -> Stamp:
-    return ticks * of.time_base if ticks is not None and of.time_base is not None else None
-
-
-def _parts(stamps: list[tuple[Stamp, Stamp]]) -> list[list[Stamp]]:
-    """Presentation times of packets, by (presentation, decoding) time; a part for each time that the clock starts."""
-    parts: list[list[Stamp]] = [[]]
-    last: Stamp = None
-    for pts, dts in stamps:
-        now = dts if dts is not None else pts
-        if now is not None:
-            if last is not None and now < last - STEP_BACK:
-                parts.append([])
-            last = now
-        parts[-1].append(pts)
-    return parts
-
-
-def _in_order(times: list[Stamp]) -> list[Stamp]:
-    """Packets come in decoding order; those without a time stamp of their own stand where they are."""
-    known = iter(sorted(time for time in times if time is not None))
-    return [None if time is None else next(known) for time in times]
+        return self._exact(packet_times(self.info.path, self.info.fps), whole=True)
 
 
 def first_time(path: Path) -> Fraction:
@@ -475,11 +431,6 @@ def first_time(path: Path) -> Fraction:
         if not video_streams(container):
             return Fraction(0)
     return _probe_video(path)[0].start
-
-
-def video_streams(container: InputContainer) -> list[VideoStream]:
-    """Streams of moving pictures; the cover of a sound file is none."""
-    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def _probe_folder(folder: Path, paths: list[Path], fps: Fraction) -> VideoInfo:
@@ -494,30 +445,9 @@ def _probe_folder(folder: Path, paths: list[Path], fps: Fraction) -> VideoInfo:
     return VideoInfo(folder, *size, fps, len(paths), False, 0, "folder", duration=len(paths) / fps)
 
 
-class _open_video:  # noqa: N801
-    """A container and its first real video stream, closed on leaving the block."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> tuple[InputContainer, VideoStream]:
-        advice = "Expected a video that FFmpeg can read; the file may be truncated, still being written, or no video."
-        with naming(self._path, "opening", advice):
-            self._container = av.open(ffmpeg_path(self._path), metadata_errors="replace")
-        videos = video_streams(self._container)
-        if not videos or not videos[0].codec_context:
-            kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "nothing"
-            self._container.close()
-            raise VideoError(f"{self._path}: expected a video stream, found {kinds}. Choose a file with pictures.")
-        return self._container, videos[0]
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-
 def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
-    with _open_video(path) as (container, stream):
-        frames = _told_frames(container, stream) or None
+    with open_video(path) as (container, stream):
+        frames = told_frames(container, stream) or None
         duration = None
         if stream.duration is not None and stream.time_base is not None:
             duration = stream.duration * stream.time_base
@@ -529,7 +459,7 @@ def _probe_video(path: Path) -> tuple[VideoInfo, Orientation]:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         tick, marks = stream.time_base or Fraction(0), _marks(container, stream)
         fps = _rate(path, container, stream)
-    with closing(_decode(path)) as decoded:
+    with closing(decode(path)) as decoded:
         first = next(decoded)
     orientation = orientation_of(first)
     aspect = 1 / aspect if orientation.transpose else aspect
@@ -551,7 +481,7 @@ def _rate(path: Path, container: InputContainer, stream: VideoStream) -> Fractio
         return rate
     times: list[Fraction] = []
     try:
-        for packet in _shown_packets(path, container, stream):
+        for packet in shown_packets(path, container, stream):
             if packet.pts is not None and packet.time_base is not None:
                 times.append(packet.pts * packet.time_base)
     except VideoError as error:  # what can be decoded is read all the same
@@ -562,88 +492,3 @@ def _rate(path: Path, container: InputContainer, stream: VideoStream) -> Fractio
 def _marks(container: InputContainer, stream: VideoStream) -> dict[str, str]:
     """Tags of the file and its pictures by lower-case name."""
     return {key.lower(): text for tags in (container.metadata, stream.metadata) for key, text in tags.items()}
-
-
-def _time_of(frame: av.VideoFrame) -> Stamp:
-    return _seconds(frame.pts, frame)
-
-
-def _told_frames(container: InputContainer, stream: VideoStream) -> int:
-    """How many frames the file says it has, 0 where it does not or its duration belies it.
-
-    Fragments are not counted, frames that an edit list leaves out are, and AVI counts gaps in time as frames, too.
-    """
-    if container.format.name == "avi" or not stream.duration or not stream.time_base or not stream.average_rate:
-        return 0
-    lasting = stream.duration * stream.time_base * stream.average_rate
-    return stream.frames if abs(stream.frames - lasting) <= 1 else 0
-
-
-def _decode(path: Path, notices: Notices | None = None) -> Generator[av.VideoFrame, None, None]:
-    """Decoded frames in the order shown, what cannot be decoded skipped, with a warning when that was the case.
-
-    Args:
-        path: the video.
-        notices: takes warnings about its frames; None: for the first frame only, with one thread and no warnings.
-    """
-    shown = failed = packets = 0
-    broken: av.error.FFmpegError | None = None
-    with _open_video(path) as (container, stream):
-        stream.thread_type = "NONE" if notices is None else "AUTO"
-        expected = _told_frames(container, stream)
-        demuxer = container.demux(stream)
-        while broken is None:
-            frames: list[av.VideoFrame] = []
-            try:
-                packet = next(demuxer)
-                packets += packet.size > 0
-            except StopIteration:
-                break
-            except av.error.FFmpegError as error:
-                broken, packet = error, None
-            try:
-                frames = stream.decode(packet)  # None drains what the decoder still holds
-            except av.error.FFmpegError as error:
-                failed += 1
-                last_error = error
-            for frame in frames:
-                if notices is not None:
-                    _warn_of_frame(notices, frame)
-                    if not shown:
-                        _warn_of_stream(notices, stream, frame)
-                shown += 1
-                yield frame
-    if shown == 0:
-        reason = f" ({last_error.strerror})" if failed else ""
-        raise VideoError(
-            f"{path}: expected a video, no frame of it could be decoded{reason}. The file is empty or damaged; "
-            "play it in a player, or convert it with ffmpeg first."
-        )
-    if broken is not None or failed or packets < expected:
-        logger.warning(
-            "%s: the file is damaged or truncated: %d frames were decoded%s, %d packets could not be decoded%s.",
-            path, shown, f" of {expected}" if expected else "", failed, f" ({broken.strerror})" if broken else "",
-        )  # fmt: skip
-
-
-def _warn_of_frame(notices: Notices, frame: av.VideoFrame) -> None:
-    if frame.interlaced_frame:
-        notices.warn(
-            "interlaced video; it is not deinterlaced, so moving edges will look combed. Deinterlace it first, e.g. "
-            "ffmpeg -i IN -vf bwdif OUT."
-        )
-
-
-def _warn_of_stream(notices: Notices, stream: VideoStream, frame: av.VideoFrame) -> None:
-    curve = HDR_TRANSFERS.get(int(stream.codec_context.color_trc))
-    if curve:
-        notices.warn("HDR video (%s); it is not tone-mapped, colours will look flat.", curve)
-    if stream.metadata.get("alpha_mode") == "1" or _shows_through(frame):
-        notices.warn(TRANSPARENCY)
-
-
-def _shows_through(frame: av.VideoFrame) -> bool:
-    """Whether a frame has transparent places. RGB codecs such as GIF carry alpha always, most often unused."""
-    if not any(component.is_alpha for component in frame.format.components):
-        return False
-    return not frame.format.is_rgb or bool((frame.to_ndarray(format="rgba")[..., 3] < 255).any())

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from .access import ffmpeg_path, naming
 from .clock import STEP_BACK
-from .reader import PICTURE_FPS, video_streams
+from .decoding import video_streams
+from .reader import PICTURE_FPS
 
 logger = logging.getLogger(__name__)
 
