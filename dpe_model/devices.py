@@ -57,37 +57,34 @@ def is_apple(device: torch.device) -> bool:
     return device.type in APPLE
 
 
-def chosen_device(name: str) -> torch.device:
+def chosen_device(name: str, number: int | None = None) -> torch.device:
     """The device by name; `auto` is a CUDA GPU where there is one that PyTorch can compute on, else the CPU.
+
+    Args:
+        number: which GPU `auto` and `cuda` mean, where processes have one each; else PyTorch's current one.
 
     Raises:
         DPEError: no such name, or PyTorch finds no such device here or cannot compute on it.
     """
-    if name == "auto":
-        return _best_device()
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda" if name == "auto" else name)
     except RuntimeError as error:
         raise DPEError(f"device: expected auto, cpu, cuda, cuda:1 or mps, got {name!r}.") from error
+    if device == torch.device("cuda") and number is not None:
+        device = torch.device("cuda", number)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DPEError(f"device: {name} was asked for, but PyTorch finds {count} GPUs here. Choose another, or auto.")
-    if (failure := _failure(device)) is not None:
-        # Of the others nothing says whether they are there.
-        trouble = f"cannot compute there ({_reason(failure)})" if device.type == "cuda" else "has none here"
-        raise DPEError(f"device: {name} was asked for, but PyTorch {trouble}. Choose another, or auto.") from failure
-    return device
-
-
-def _best_device() -> torch.device:
-    """A CUDA GPU that computes, else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda")
+        raise DPEError(f"device: {device} was asked for, but PyTorch finds {count} GPUs here. Choose another, or auto.")
     if (failure := _failure(device)) is None:
         return device
-    logger.warning("There is a GPU, but PyTorch cannot compute on it (%s): the CPU is used.", _reason(failure))
-    return torch.device("cpu")
+    if name == "auto":
+        logger.warning("There is a GPU, but PyTorch cannot compute on it (%s): the CPU is used.", _reason(failure))
+        return torch.device("cpu")
+    # Of the others nothing says whether they are there.
+    trouble = f"cannot compute there ({_reason(failure)})" if device.type == "cuda" else "has none here"
+    raise DPEError(f"device: {device} was asked for, but PyTorch {trouble}. Choose another, or auto.") from failure
 
 
 def _failure(device: torch.device) -> Exception | None:

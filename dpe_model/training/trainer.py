@@ -585,9 +585,7 @@ def _ratio(every: int) -> float:
 
 def pick_device(name: str) -> torch.device:
     """As `chosen_device`, but `auto` and `cuda` mean this process's GPU."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return chosen_device(name)
+    return chosen_device(name, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextlib.contextmanager

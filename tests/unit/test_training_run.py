@@ -21,9 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from dpe_model import devices
 from dpe_model.checkpoint import BranchRoles, convert_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from dpe_model.commands import main
-from dpe_model.errors import CheckpointError
+from dpe_model.errors import CheckpointError, DPEError
 from dpe_model.network import DPENetwork
 from dpe_model.training import data as data_module
 from dpe_model.training import guard
@@ -769,3 +770,19 @@ def test_bad_data_is_named(tmp_path):
 
 def test_devices_by_name():
     assert trainer_module.pick_device("cpu").type == "cpu"
+
+
+def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
+    """Of two GPUs PyTorch has no code for the second: its process says so, or takes the CPU, before it trains."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "_failure", lambda device: RuntimeError("no kernel") if device.index else None)
+    assert trainer_module.pick_device("auto") == trainer_module.pick_device("cuda") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert trainer_module.pick_device("cuda:0") == torch.device("cuda", 0)
+    assert trainer_module.pick_device("auto") == torch.device("cpu")
+    with pytest.raises(DPEError, match="cuda:1 was asked for, but PyTorch cannot compute there .no kernel"):
+        trainer_module.pick_device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(DPEError, match="cuda:2 was asked for, but PyTorch finds 2 GPUs"):
+        trainer_module.pick_device("auto")
