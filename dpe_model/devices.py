@@ -61,7 +61,8 @@ def chosen_device(name: str, number: int | None = None) -> torch.device:
     """The device by name; `auto` is a CUDA GPU where there is one that PyTorch can compute on, else the CPU.
 
     Args:
-        number: which GPU `auto` and `cuda` mean, where processes have one each; else PyTorch's current one.
+        number: which GPU `auto` and `cuda` mean, where several processes have one each and talk to each other: `auto`
+            then falls back on no CPU, where the others would wait for a GPU. Else PyTorch's current one.
 
     Raises:
         DPEError: no such name, or PyTorch finds no such device here or cannot compute on it.
@@ -75,16 +76,19 @@ def chosen_device(name: str, number: int | None = None) -> torch.device:
     if device == torch.device("cuda") and number is not None:
         device = torch.device("cuda", number)
     count = torch.cuda.device_count()
+    way_out = (
+        "Choose another, or auto." if number is None else "Start a process for each GPU that works, or choose cpu."
+    )
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DPEError(f"device: {device} was asked for, but PyTorch finds {count} GPUs here. Choose another, or auto.")
+        raise DPEError(f"device: {device} was asked for, but PyTorch finds {count} GPUs here. {way_out}")
     if (failure := _failure(device)) is None:
         return device
-    if name == "auto":
+    if name == "auto" and number is None:
         logger.warning("There is a GPU, but PyTorch cannot compute on it (%s): the CPU is used.", _reason(failure))
         return torch.device("cpu")
     # Of the others nothing says whether they are there.
     trouble = f"cannot compute there ({_reason(failure)})" if device.type == "cuda" else "has none here"
-    raise DPEError(f"device: {device} was asked for, but PyTorch {trouble}. Choose another, or auto.") from failure
+    raise DPEError(f"device: {device} was asked for, but PyTorch {trouble}. {way_out}") from failure
 
 
 def _failure(device: torch.device) -> Exception | None:

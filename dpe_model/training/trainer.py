@@ -584,8 +584,9 @@ def _ratio(every: int) -> float:
 
 
 def pick_device(name: str) -> torch.device:
-    """As `chosen_device`, but `auto` and `cuda` mean this process's GPU."""
-    return chosen_device(name, int(os.environ.get("LOCAL_RANK", "0")))
+    """As `chosen_device`, but `auto` and `cuda` mean this process's GPU where `torchrun` started it."""
+    local = os.environ.get("LOCAL_RANK")
+    return chosen_device(name, None if local is None else int(local))
 
 
 @contextlib.contextmanager

@@ -773,16 +773,27 @@ def test_devices_by_name():
 
 
 def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
-    """Of two GPUs PyTorch has no code for the second: its process says so, or takes the CPU, before it trains."""
+    """Of two GPUs PyTorch has no code for the second: its process says so before it trains. It takes no CPU instead,
+    since the first would wait for it among the GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(devices, "_failure", lambda device: RuntimeError("no kernel") if device.index else None)
+    monkeypatch.setattr(devices, "_failure", lambda device: RuntimeError("no kernel") if device.index == 1 else None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert trainer_module.pick_device("auto") == trainer_module.pick_device("cuda") == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert trainer_module.pick_device("cuda:0") == torch.device("cuda", 0)
-    assert trainer_module.pick_device("auto") == torch.device("cpu")
-    with pytest.raises(DPEError, match="cuda:1 was asked for, but PyTorch cannot compute there .no kernel"):
-        trainer_module.pick_device("cuda")
+    for name in ("auto", "cuda"):
+        with pytest.raises(DPEError, match="cuda:1 .*cannot compute there .no kernel.*Start a process for each GPU"):
+            trainer_module.pick_device(name)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(DPEError, match="cuda:2 was asked for, but PyTorch finds 2 GPUs"):
+    with pytest.raises(DPEError, match="cuda:2 was asked for, but PyTorch finds 2 GPUs here. Start a process for"):
         trainer_module.pick_device("auto")
+
+
+def test_one_process_trains_on_the_cpu_where_the_gpu_does_not_compute(monkeypatch, caplog):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(devices, "_failure", lambda device: RuntimeError("no kernel"))
+    assert trainer_module.pick_device("auto") == torch.device("cpu")
+    assert "no kernel" in caplog.text
