@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .geometry import EYE, MAP_CENTRE, SKIN, Array, HeadTemplate, smooth_step
+from .eyes import Eyes
+from .geometry import EYE, MAP_CENTRE, SKIN, Array, HeadTemplate, segment_distance, smooth_step
 from .person import Person
 
 Rng = np.random.Generator
@@ -44,7 +45,8 @@ NOISE_PERIOD = 64
 class Look(NamedTuple):
     """Colours (linear RGB [3]) and scalars the shader reads. One name a row, units where they matter.
 
-    `offset` [3] moves the noise, so that no two people share a texture. Frequencies are per cm; amounts are 0..1.
+    `offset` [3] moves the noise, so that no two people share a texture. Frequencies are per cm; amounts are 0..1. Those
+    of the eyes are told under `Eyes`.
     """
 
     offset: Array
@@ -71,9 +73,13 @@ class Look(NamedTuple):
     iris_radius: float
     pupil_radius: float
     sclera: Array
+    eye_shade: float
+    sparkle: float
+    socket: float
     teeth: Array
     gums: Array
     lash: Array
+    lash_amount: float
     hair: Array
     hair_tip: Array
     strand_contrast: float
@@ -174,26 +180,12 @@ def tone_between(rng: Rng, tones: np.ndarray, spread: float) -> np.ndarray:
     return np.clip(colour * rng.normal(1.0, spread, 3) * rng.normal(1.0, spread), 4, 250)
 
 
-def _segment_distance(points: Array, line: Array) -> tuple[Array, Array]:
-    """Distance of points [V, 3] from a polyline [N, 3], and how far along it (0..1) the nearest point lies."""
-    best = np.full(len(points), 1e9, np.float32)
-    along = np.zeros(len(points), np.float32)
-    for index, (a, b) in enumerate(zip(line[:-1], line[1:], strict=True)):
-        ab = b - a
-        t = np.clip(((points - a) @ ab) / (ab @ ab + 1e-9), 0, 1)
-        distance = np.linalg.norm(points - (a + t[:, None] * ab), axis=1)
-        nearer = distance < best
-        best = np.where(nearer, distance, best)
-        along = np.where(nearer, (index + t) / (len(line) - 1), along)
-    return best, along
-
-
 def _signed_polygon(points: Array, polygon: Array) -> Array:
     """Signed distance in the xy plane of points [V, 3] from a closed polygon [N, 2..3], positive inside."""
     closed = np.concatenate([polygon, polygon[:1]])[:, :2]
     flat = np.concatenate([points[:, :2], np.zeros((len(points), 1), np.float32)], 1)
     outline = np.concatenate([closed, np.zeros((len(closed), 1), np.float32)], 1)
-    distance, _ = _segment_distance(flat, outline)
+    distance, _ = segment_distance(flat, outline)
     inside = np.zeros(len(points), bool)
     x, y = points[:, 0], points[:, 1]
     for (xi, yi), (xj, yj) in zip(closed[:-1], closed[1:], strict=True):
@@ -210,8 +202,7 @@ class FaceMap:
     lid: Array
     beard: Array
     under_eye: Array
-    brow_distance: Array
-    brow_along: Array
+    socket: Array
 
     @classmethod
     def build(cls, template: HeadTemplate) -> FaceMap:
@@ -224,37 +215,43 @@ class FaceMap:
         cheek = sum(
             np.exp(-((points - np.array([side * 4.6, -0.4, 8.3], np.float32)) ** 2).sum(1) / 6.0) for side in (-1, 1)
         ) + 0.8 * np.exp(-((points - np.array([0.0, 0.3, 12.6], np.float32)) ** 2).sum(1) / 1.6)
-        lids = []
-        under = []
+        lids, under, sockets = [], [], []
         for eye in (marks[36:42], marks[42:48]):
-            rim, _ = _segment_distance(points, eye[:4])
+            rim, _ = segment_distance(points, eye[:4])
             lids.append(np.exp(-((rim / 0.55) ** 2)) * (points[:, 1] > eye[:, 1].mean() - 0.1))
             low = eye.mean(0) - np.array([0.0, 1.3, 0.0], np.float32)
             under.append(np.exp(-((points[:, 0] - low[0]) ** 2 / 1.5 + (points[:, 1] - low[1]) ** 2 / 0.35)) * front)
+            x0, y0 = eye.mean(0)[:2] + np.array([0.0, 0.4], np.float32)
+            sockets.append(np.exp(-((points[:, 0] - x0) ** 2 / 4.0 + (points[:, 1] - y0) ** 2 / 1.2)) * front)
         x, y, z = points.T
         jaw = smooth_step(-y, 0.8, 3.6) * smooth_step(z, 0.5, 3.0) * smooth_step(y, -11.0, -8.5)
         moustache = np.exp(-((y - marks[51, 1] - 0.75) ** 2) / 0.35) * smooth_step(-np.abs(x), -3.4, -1.8) * front
         beard = np.clip(np.maximum(jaw, moustache), 0, 1) * (1.0 - smooth_step(lip, 0.0, 0.4))
         beard *= template.vertex_region == SKIN
-        distances, alongs = [], []
-        for line, flip in ((marks[17:22], False), (marks[22:27], True)):
-            distance, along = _segment_distance(points, line)
-            distances.append(distance)
-            alongs.append(1.0 - along if flip else along)
-        left = distances[0] < distances[1]
         return cls(
             lip=lip.astype(np.float32),
             cheek=np.asarray(cheek, np.float32),
             lid=np.maximum(*lids).astype(np.float32),
             beard=beard.astype(np.float32),
             under_eye=np.maximum(*under).astype(np.float32),
-            brow_distance=np.where(left, distances[0], distances[1]).astype(np.float32),
-            brow_along=np.where(left, alongs[0], alongs[1]).astype(np.float32),
+            socket=np.maximum(*sockets).astype(np.float32),
         )
 
 
-def sample_look(rng: Rng, skin: np.ndarray) -> Look:
-    """Draws colours and texture strengths for a person whose skin has the display colour `skin`."""
+def brow_coordinates(template: HeadTemplate, drop: float = 0.0) -> tuple[Array, Array]:
+    """Distance in cm of each vertex of the mean head from the nearer brow, `drop` cm below its landmarks, and how far
+    along it from the nose the nearest point lies, 0..1; both [V] float32."""
+    points = template.neutral
+    marks = points[template.landmarks] - np.array([0.0, drop, 0.0], np.float32)
+    left, right = segment_distance(points, marks[17:22]), segment_distance(points, marks[22:27])
+    nearer = left[0] < right[0]
+    distance, along = np.where(nearer, left[0], right[0]), np.where(nearer, left[1], 1.0 - right[1])
+    return distance.astype(np.float32), along.astype(np.float32)
+
+
+def sample_look(rng: Rng, skin: np.ndarray, eyes: Eyes | None = None) -> Look:
+    """Draws colours and texture strengths for a person with these eyes, whose skin has the display colour `skin`."""
+    eyes = eyes or Eyes()
     darkness = 1.0 - skin.mean() / 255.0
     hair = tone_between(rng, HAIR_TONES[: 4 if darkness > 0.55 else 10], 0.06)
     if rng.random() < 0.04:
@@ -264,6 +261,11 @@ def sample_look(rng: Rng, skin: np.ndarray) -> Look:
     lip = rng.uniform([130, 15, 25], [215, 100, 110]) if made_up else natural_lip
     bearded = rng.random() < 0.38
     iris = IRIS_TONES[rng.integers(0, 2)] if darkness > 0.5 else tone_between(rng, IRIS_TONES, 0.08)
+    shadow = rng.uniform(30, 160, 3) if made_up else skin * np.array([0.72, 0.6, 0.6])
+    shadow_amount = rng.uniform(0.2, 0.7) if made_up else rng.uniform(0.0, 0.4)
+    if eyes.lid:
+        shadow, shadow_amount = np.minimum(skin * (1.0 + eyes.lid), 250.0), 0.8
+    sclera = np.array([228, 218, 212]) * rng.normal(1.0, 0.04) * rng.normal(1.0, 0.02, 3)
     return Look(
         offset=rng.uniform(0, NOISE_PERIOD, 3).astype(np.float32),
         lip=linear(lip),
@@ -276,22 +278,26 @@ def sample_look(rng: Rng, skin: np.ndarray) -> Look:
         scalp_amount=rng.uniform(0.5, 1.0),
         flush=np.array([rng.uniform(0.9, 1.3), rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)], np.float32),
         flush_amount=rng.uniform(0.0, 0.7) * (1.0 - 0.7 * darkness),
-        shadow=linear(rng.uniform(30, 160, 3) if made_up else skin * np.array([0.72, 0.6, 0.6])),
-        shadow_amount=rng.uniform(0.2, 0.7) if made_up else rng.uniform(0.0, 0.4),
+        shadow=linear(shadow),
+        shadow_amount=shadow_amount,
         blotch=rng.uniform(0.02, 0.22),
         pores=rng.uniform(0.0, 0.16),
         wrinkles=rng.uniform(0.0, 0.22),
         freckles=rng.uniform(0.2, 0.9) if rng.random() < 0.22 else 0.0,
         gloss=rng.uniform(0.05, 0.5),
         sharpness=rng.uniform(8.0, 40.0),
-        iris=linear(iris),
+        iris=linear(iris * eyes.dim),
         iris_rim=rng.uniform(0.3, 0.8),
         iris_radius=rng.uniform(0.56, 0.66),
         pupil_radius=rng.uniform(0.16, 0.32),
-        sclera=linear(np.array([228, 218, 212]) * rng.normal(1.0, 0.04) * rng.normal(1.0, 0.02, 3)),
+        sclera=linear((sclera + eyes.tint * (skin - sclera)) * eyes.dim),
+        eye_shade=eyes.shade,
+        sparkle=eyes.sparkle,
+        socket=eyes.socket,
         teeth=linear(np.array([226, 216, 196]) * rng.uniform(0.8, 1.05)),
         gums=linear(np.array([165, 82, 80]) * rng.uniform(0.75, 1.15)),
         lash=linear(hair * 0.3 + 4),
+        lash_amount=eyes.lash,
         hair=linear(hair),
         hair_tip=linear(hair * rng.uniform(0.85, 1.35)),
         strand_contrast=rng.uniform(0.25, 0.75),
@@ -417,16 +423,20 @@ def _fractal(rng: Rng, size: int) -> np.ndarray:
     return total
 
 
-def face_masks(template: HeadTemplate, face_map: FaceMap, person: Person, rng: Rng) -> Array:
-    """Per vertex [V, 6] float32: lip, brow, beard, scalp, flush, lid shadow, each 0..1. Brows and hairline vary."""
+def face_masks(template: HeadTemplate, face_map: FaceMap, person: Person, rng: Rng, brow_drop: float = 0.0) -> Array:
+    """Per vertex [V, 7] float32: lip, brow, beard, scalp, flush, lid shadow, eye socket, each 0..1.
+
+    Brows (`brow_drop` cm below their landmarks) and hairline vary.
+    """
     count = len(template.neutral)
-    masks = np.zeros((len(person.base), 6), np.float32)
+    masks = np.zeros((len(person.base), 7), np.float32)
     points = template.neutral
     masks[:count, 0] = face_map.lip
     thickness = rng.uniform(0.28, 0.55)
     taper = rng.uniform(0.35, 0.8)
-    width = thickness * (1.0 - taper * np.clip(1.0 - face_map.brow_along * 1.4, 0, 1))
-    brow = 1.0 - face_map.brow_distance / (2.0 * width)
+    distance, along = brow_coordinates(template, brow_drop)
+    width = thickness * (1.0 - taper * np.clip(1.0 - along * 1.4, 0, 1))
+    brow = 1.0 - distance / (2.0 * width)
     masks[:count, 1] = np.clip(brow, 0.0, 1.0) * (template.vertex_region == SKIN)
     masks[:count, 2] = face_map.beard
     style = person.hair
@@ -439,6 +449,7 @@ def face_masks(template: HeadTemplate, face_map: FaceMap, person: Person, rng: R
         masks[:count, 3] = np.where(ear, 0.0, scalp) * (template.vertex_region == SKIN)
     masks[:count, 4] = face_map.cheek
     masks[:count, 5] = np.maximum(face_map.lid, 0.6 * face_map.under_eye)
+    masks[:count, 6] = face_map.socket
     return masks
 
 

@@ -275,6 +275,20 @@ def smooth_step(values: Array, low: float, high: float) -> Array:
     return t * t * (3.0 - 2.0 * t)
 
 
+def segment_distance(points: Array, line: Array) -> tuple[Array, Array]:
+    """Distance of points [V, 3] from a polyline [N, 3], and how far along it (0..1) the nearest point lies."""
+    best = np.full(len(points), 1e9, np.float32)
+    along = np.zeros(len(points), np.float32)
+    for index, (a, b) in enumerate(zip(line[:-1], line[1:], strict=True)):
+        ab = b - a
+        t = np.clip(((points - a) @ ab) / (ab @ ab + 1e-9), 0, 1)
+        distance = np.linalg.norm(points - (a + t[:, None] * ab), axis=1)
+        nearer = distance < best
+        best = np.where(nearer, distance, best)
+        along = np.where(nearer, (index + t) / (len(line) - 1), along)
+    return best, along
+
+
 def sphere_directions(count: int) -> Array:
     """`count` directions spread evenly over the sphere (golden-angle spiral), [count, 3]."""
     index = np.arange(count) + 0.5

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import kernels
+from .eyes import Eyeball, Eyes
 from .geometry import (
     CLOTH,
     GLASSES,
@@ -163,8 +164,8 @@ class Person:
         rest: [V, 3] where the vertex lies in the mean head: coordinates for textures.
         texture: [V, 2] strand coordinate and distance along the strand for hair, azimuth and row for clothes.
         fringe: [V, 3] the same with the raggedness for hair and lashes, 0 elsewhere.
-        head_weight: [V]. occlusion: [V]. eye_centres: per eyeball the vertices and the person's own centre.
-        hair, outfit: what the extra parts were made from.
+        head_weight: [V]. occlusion: [V]. eyeballs: the person's own, the viewer's left one first.
+        eyes, hair, outfit: what these parts were made from.
     """
 
     template: HeadTemplate
@@ -178,7 +179,8 @@ class Person:
     fringe: Array
     head_weight: Array
     occlusion: Array
-    eye_centres: tuple[tuple[Indices, Array], ...]
+    eyeballs: tuple[Eyeball, ...]
+    eyes: Eyes
     hair: HairStyle
     outfit: Outfit
 
@@ -190,11 +192,12 @@ class Person:
         vertices = self.base.copy()
         count = len(self.template.neutral)
         head = vertices[:count]
+        weights = self.eyes.at_rest(self.template, weights)
         for index in np.nonzero(weights)[0]:
             head += weights[index] * self.template.expressions[index]
         turn = rotation(gaze_yaw, gaze_pitch, 0.0)
-        for part, centre in self.eye_centres:
-            head[part] = (head[part] - centre) @ turn.T + centre
+        for eyeball in self.eyeballs:
+            eyeball.move(head, turn)
         return vertices
 
 
@@ -218,6 +221,7 @@ def make_person(
     glasses: bool = False,
     warp: Array | None = None,
     rng: Rng | None = None,
+    eyes: Eyes | None = None,
 ) -> Person:
     """Builds one person's mesh.
 
@@ -228,10 +232,12 @@ def make_person(
         glasses: whether to wear any.
         warp: [V, 3] further displacement of the face in cm (asymmetry), or None.
         rng: source of the small irregularities of hair and glasses.
+        eyes: how they lie; the head model's own if None.
     """
     rng = rng if rng is not None else np.random.default_rng(0)
+    eyes = eyes or Eyes()
     count = len(template.neutral)
-    base = template.neutral.copy()
+    base = template.neutral + eyes.displacement(template)
     kernels.add_modes(identity.astype(np.float32), template.identity, base.reshape(-1))
     if warp is not None:
         base = base + warp
@@ -248,7 +254,6 @@ def make_person(
     region = np.concatenate([template.region[kept]] + [np.full(len(p.faces), p.region, np.uint8) for p in parts])
     faces = np.ascontiguousarray(faces, np.int32)
     casts = np.isin(region, (SKIN, HAIR, CLOTH, GLASSES))
-    eyes = tuple((part, centre + (base[part] - template.neutral[part]).mean(0)) for part, centre in template.eyes)
     zeros = np.zeros((count, 2), np.float32)
     return Person(
         template=template,
@@ -262,7 +267,8 @@ def make_person(
         fringe=np.concatenate([template.lash_fringe] + [p.fringe for p in parts]).astype(np.float32),
         head_weight=np.concatenate([template.head_weight] + [p.head_weight for p in parts]).astype(np.float32),
         occlusion=np.concatenate([template.occlusion] + [p.occlusion for p in parts]).astype(np.float32),
-        eye_centres=eyes,
+        eyeballs=tuple(Eyeball.of(template, part, centre, base) for part, centre in template.eyes),
+        eyes=eyes,
         hair=hair,
         outfit=outfit,
     )

@@ -27,6 +27,7 @@ from .appearance import (
     sample_post,
     tone_between,
 )
+from .eyes import Eyes
 from .geometry import Array, HeadTemplate, ICTFaceKit
 from .person import HairStyle, Outfit, make_person
 from .renderer import HeadParams, Render, correspondence, develop, framed_like, landmarks, render
@@ -128,13 +129,14 @@ class Studio:
         post: Post | None = None,
         skin: Array | None = None,
         glasses: bool | None = None,
+        eyes: Eyes | None = None,
         identity_scale: float = 1.0,
     ) -> Scene:
         """A person before a background in some light; what is given is used, the rest is drawn.
 
         Args:
             rng: decides everything that is not given.
-            skin: display RGB 0..255 [3]. glasses: whether to wear any.
+            skin: display RGB 0..255 [3]. glasses: whether to wear any. eyes: how they look and lie.
             identity_scale: spread of the identity modes; below 1 nearer to the mean face.
         """
         template = self.template
@@ -144,15 +146,17 @@ class Studio:
         wears = rng.random() < 0.14
         if glasses is not None:
             wears = glasses
+        drawn = Eyes.sample(rng)
+        eyes = eyes or drawn
         warp = face_warp(template, rng)
-        person = make_person(template, identity, hair, outfit, wears, warp, rng)
+        person = make_person(template, identity, hair, outfit, wears, warp, rng, eyes)
         if skin is None:
             skin = tone_between(rng, SKIN_TONES, 0.03)
         return Scene(
             person=person,
             base_colour=np.broadcast_to(linear(skin), (len(person.base), 3)).copy(),
-            masks=face_masks(template, self.face_map, person, rng),
-            look=sample_look(rng, skin),
+            masks=face_masks(template, self.face_map, person, rng, eyes.brow_drop),
+            look=sample_look(rng, skin, eyes),
             light=light or sample_light(rng),
             camera=camera or sample_camera(rng),
             background_seed=int(rng.integers(2**31)),

@@ -24,7 +24,7 @@ def _skin(noise, look, px, py, pz, red, green, blue, masks):
     x = px + look.offset[0]
     y = py + look.offset[1]
     z = pz + look.offset[2]
-    lip, brow, beard, scalp, flush, lid = masks
+    lip, brow, beard, scalp, flush, lid, socket = masks
     coarse = lookup_noise(noise, x * 0.7, y * 0.7, z * 0.7)
     middle = lookup_noise(noise, x * 2.3, y * 2.3, z * 2.3)
     fine = lookup_noise(noise, x * 8.1, y * 8.1, z * 8.1)
@@ -33,6 +33,7 @@ def _skin(noise, look, px, py, pz, red, green, blue, masks):
     shade = 1.0 + look.blotch * (0.6 * coarse + 0.5 * middle) + look.pores * fine
     brow_height = _step(4.5, 7.5, py)
     shade *= 1.0 - look.wrinkles * max(0.0, furrow - 0.1) * (0.25 + 0.75 * brow_height) * (1.0 - lip)
+    shade *= 1.0 - look.socket * socket * (1.0 + 0.4 * middle)
     red *= shade
     green *= shade
     blue *= shade
@@ -85,8 +86,11 @@ def _skin(noise, look, px, py, pz, red, green, blue, masks):
 
 
 @njit(cache=True, fastmath=True)
-def _eye(noise, look, dx, dy, dz):
-    """Colour and gloss of an eyeball in the direction (dx, dy, dz) from its centre, gaze along +z."""
+def _eye(noise, look, dx, dy, dz, height):
+    """Colour and gloss of an eyeball in the direction (dx, dy, dz) from its centre, gaze along +z.
+
+    `height` is -1..1 from the ball's bottom to its top in the head: the upper lid's shadow does not turn with the gaze.
+    """
     radius = 1.55 * math.sqrt(dx * dx + dy * dy)
     if dz < 0.0:
         radius = 2.0
@@ -109,7 +113,8 @@ def _eye(noise, look, dx, dy, dz):
         red += inside * (look.iris[0] * tone + 0.004 - red)
         green += inside * (look.iris[1] * tone + 0.004 - green)
         blue += inside * (look.iris[2] * tone + 0.004 - blue)
-    return red, green, blue, 1.0
+    shade = 1.0 - look.eye_shade * _step(-0.25, 0.35, height)
+    return red * shade, green * shade, blue * shade, look.sparkle
 
 
 @njit(cache=True, fastmath=True)
@@ -207,7 +212,7 @@ def shade(
 
     Args:
         triangle, bary: G-buffer [H*sub, W*sub]. screen, camera, normals: [V, 3] posed vertices.
-        faces [F, 3], region [F], rest [V, 3], texture [V, 2], occlusion [V], colour [V, 3], masks [V, 6].
+        faces [F, 3], region [F], rest [V, 3], texture [V, 2], occlusion [V], colour [V, 3], masks [V, 7].
         eye_centres: [2, 3] in the mean head. head_rows: [3, 3] rotation of the head. noise: periodic volume.
         look, light: see appearance. shadow_map [K, K], shadow_rows [3, 4]: depth map of the first lamp.
         eye_distance: camera's distance. sub: samples a pixel and side.
@@ -289,7 +294,8 @@ def shade(
                     r = w0 * colour[a, 0] + w1 * colour[b, 0] + w2 * colour[c, 0]
                     g = w0 * colour[a, 1] + w1 * colour[b, 1] + w2 * colour[c, 1]
                     bl = w0 * colour[a, 2] + w1 * colour[b, 2] + w2 * colour[c, 2]
-                    r, g, bl, gloss = _skin(noise, look, px, py, pz, r, g, bl, (m0, m1, m2, m3, m4, m5))
+                    m6 = w0 * masks[a, 6] + w1 * masks[b, 6] + w2 * masks[c, 6]
+                    r, g, bl, gloss = _skin(noise, look, px, py, pz, r, g, bl, (m0, m1, m2, m3, m4, m5, m6))
                     wrap = light.wrap
                     sharp = look.sharpness
                     open_sky = min(1.0, 0.12 + 1.25 * open_sky)
@@ -299,7 +305,8 @@ def shade(
                     dy = py - eye_centres[e, 1]
                     dz = pz - eye_centres[e, 2]
                     d = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-                    r, g, bl, gloss = _eye(noise, look, dx * d, dy * d, dz * d)
+                    height = head_rows[0, 1] * nx + head_rows[1, 1] * ny + head_rows[2, 1] * nz
+                    r, g, bl, gloss = _eye(noise, look, dx * d, dy * d, dz * d, height)
                     sharp = 220.0
                     wrap = 0.4
                     open_sky = min(0.85, 0.25 + 1.6 * open_sky)
@@ -340,9 +347,9 @@ def shade(
                     sharp = 40.0
                     open_sky = min(0.75, 0.03 + 2.5 * open_sky) * _step(2.0, 9.5, pz)
                 elif kind == LASH:
-                    r = look.lash[0]
-                    g = look.lash[1]
-                    bl = look.lash[2]
+                    r = colour[a, 0] + look.lash_amount * (look.lash[0] - colour[a, 0])
+                    g = colour[a, 1] + look.lash_amount * (look.lash[1] - colour[a, 1])
+                    bl = colour[a, 2] + look.lash_amount * (look.lash[2] - colour[a, 2])
                     gloss = 0.0
                 else:
                     r = look.frame[0]
