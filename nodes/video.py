@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io as memory_io
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -34,6 +35,8 @@ from . import host, inputs
 from .inputs import PASTE_DEFAULTS
 from .paste import parsing_weights
 from .sockets import CATEGORY, DPEModel, DPEMotion
+
+logger = logging.getLogger("ComfyUI-DPE")
 
 EDITS = ("expression", "pose", "both")
 
@@ -115,9 +118,15 @@ def _stored(stream: str | os.PathLike[str] | memory_io.BytesIO, folder: Path, na
 
 
 class HostReporter:
-    """Shows a job's progress on the node: a bar for each stage."""
+    """Shows a job's progress on the node: a bar for each stage. Keeps its warnings for the node's notes.
 
-    def __init__(self) -> None:
+    Args:
+        names: what the user knows a clip as, by its path.
+    """
+
+    def __init__(self, names: Mapping[Path, str]) -> None:
+        self.warnings: list[str] = []
+        self._names = names
         self._progress: host.Progress | None = None
 
     @contextmanager
@@ -125,6 +134,11 @@ class HostReporter:
         """A bar for one stage; counting stops the job where the user asked for it."""
         self._progress = host.Progress(total or 1)
         yield self._progress.add
+
+    def warn(self, clip: Path, message: str) -> None:
+        """Into the log, and kept under the name of the input."""
+        logger.warning("%s: %s.", clip, message)
+        self.warnings.append(f"{self._names.get(clip, clip.name)}: {message}")
 
     def show(self, frame: torch.Tensor) -> None:
         """Show a frame [H, W, 3] beside the bar."""
@@ -355,7 +369,8 @@ class DriveVideo(io.ComfyNode):
             )
             if driver_motion is not None:
                 driver_motion.settled()  # before the model is loaded: another one may be needed for it
-            path, reporter = folder.with_suffix(".mp4"), HostReporter()
+            path = folder.with_suffix(".mp4")
+            reporter = HostReporter({} if clip is None else {clip.info.path: "driver_video"})
             done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
@@ -364,6 +379,7 @@ class DriveVideo(io.ComfyNode):
             describe_faces(done.framed.track, done.framed.crop),
             *describe_person(done.framed.track.person, len(done.framed.people)),
             *_driver_notes(None if clip is None else clip.info, driver_crop, driver_motion),
+            *reporter.warnings,
         ]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")

@@ -29,8 +29,8 @@ EDITS = {"expression": ("expression",), "exp": ("expression",), "pose": ("pose",
 COMPILE_HELP = "on a CUDA GPU: torch.compile the network, which takes a minute or more before the first frame"
 
 
-class ProgressBars:
-    """A `Reporter` that draws one bar a stage on standard error."""
+class ProgressBars(Silent):
+    """A `Reporter` that draws one bar a stage on standard error; warnings go to the log."""
 
     @contextmanager
     def stage(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:

@@ -230,7 +230,7 @@ def measure_clip(
         crop = clip.crop[: len(motion)]
         if len(crop.faceless):
             frames = ranges(crop.faceless)
-            logger.warning("%s: no face at frames %s: there the motion goes straight on.", source.info.path, frames)
+            reporter.warn(source.info.path, f"no face at frames {frames}: there the motion goes straight on")
         motion = bridge_faceless(motion, crop)
     if source.info.kind != "video":
         return motion

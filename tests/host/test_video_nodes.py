@@ -52,6 +52,8 @@ def clips(comfy: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> dict[
     wide, driver = read(ASSETS / "full_frame.mp4", FRAMES), read(ASSETS / "driving.mp4", 7)
     comfy.upload(write(folder / "wide.mp4", wide, sound=True))
     comfy.upload(write(folder / "driver.mp4", driver, rate=30))
+    faceless = np.full_like(driver[:1], 128)
+    comfy.upload(write(folder / "gap.mp4", np.concatenate([driver[:2], faceless, driver[3:]]), rate=30))
     comfy.upload(write(folder / "long.mp4", np.concatenate([wide] * 60)))
     return {"wide": wide, "driver": driver}
 
@@ -119,6 +121,14 @@ def test_pictures_and_sound_in_memory_are_edited_too(comfy: ComfyServer, graph: 
     file = saved(comfy, comfy.queue({**changed(graph, video=["made", 0]), **parts}))
     assert len(read(file)) == FRAMES
     assert has_sound(file)
+
+
+def test_frames_of_the_driver_without_a_face_are_named(comfy: ComfyServer, graph: Prompt, node):
+    gap = {"driver": node("LoadVideo", file="gap.mp4")}
+    outputs = comfy.queue({**changed(graph, driver_crop="face"), **gap})
+    said = "driver_video: no face at frames 2: there the motion goes straight on"
+    assert said in note_lines(outputs["drive"])
+    assert len(read(saved(comfy, outputs))) == FRAMES
 
 
 def test_the_portrait_alone_by_a_motion(comfy: ComfyServer, graph: Prompt, node):

@@ -26,6 +26,7 @@ from dpe_model.jobs import (
     Drivers,
     EditOptions,
     EditVideoJob,
+    Silent,
     VideoEncoding,
     crop_clip,
     drive,
@@ -123,7 +124,7 @@ def test_a_driver_with_uneven_time_stamps_is_measured_with_them(engine, tmp_path
     uneven = encode(tmp_path / "uneven.mp4", clip(8, 32), pts=UNEVEN)
 
     def measured(path, clock=None):
-        return measure_clip(engine, open_frames(path), "none", EditOptions().crop, _Silent(), clock)
+        return measure_clip(engine, open_frames(path), "none", EditOptions().crop, Silent(), clock)
 
     assert measured(even).times is None
     assert measured(uneven).times.tolist() == pytest.approx([float(t) for t in UNEVEN])
@@ -146,20 +147,13 @@ def test_frames_of_a_driver_without_a_face_drive_nobody(engine, tmp_path, monkey
             first = self.seen - len(frames)
             return [[] if first + n in missing else faces for n, faces in enumerate(super().detect(frames))]
 
-    whole = measure_clip(engine, open_frames(path), "face", EditOptions().crop, _Silent()).alpha
+    whole = measure_clip(engine, open_frames(path), "face", EditOptions().crop, Silent()).alpha
     monkeypatch.setattr("dpe_model.jobs.portraits.load_detector", lambda *a, **k: Blinking())
-    bridged = measure_clip(engine, open_frames(path), "face", EditOptions().crop, _Silent()).alpha
+    bridged = measure_clip(engine, open_frames(path), "face", EditOptions().crop, Silent()).alpha
     assert "no face at frames 3-4" in caplog.text
     assert torch.allclose(bridged[[0, 1, 2, 5, 6, 7, 8]], whole[[0, 1, 2, 5, 6, 7, 8]], atol=1e-5)
     assert torch.allclose(bridged[3:5], torch.lerp(whole[2], whole[5], torch.tensor([[1 / 3], [2 / 3]])), atol=1e-5)
     assert not torch.allclose(whole[3:5], bridged[3:5], atol=1e-2)
-
-
-class _Silent:
-    def stage(self, name, total):
-        from contextlib import nullcontext
-
-        return nullcontext(lambda count: None)
 
 
 def test_a_clip_in_the_middle_of_a_clock(engine, driver, tmp_path):
@@ -414,7 +408,7 @@ def test_pixels_that_are_not_square_stay_so_and_are_named(engine, driver, tmp_pa
     for name in ("crop", "overlay"):
         assert probe(tmp_path / f"{name}.mp4").pixel_aspect == Fraction(4, 3)
     caplog.clear()
-    open_portraits(open_frames(path), "face", CropOptions(), 32, _Silent(), "source")
+    open_portraits(open_frames(path), "face", CropOptions(), 32, Silent(), "source")
     assert caplog.text.count("its pixels are not square") == 1
 
 
@@ -486,8 +480,8 @@ def test_the_detector_runs_beside_the_model(driver, tmp_path, monkeypatch):
     engine.device = torch.device("cuda:1")  # looked at before anything is computed there
     three = Motion(driver.alpha[:3], driver.checkpoint, driver.fps)
     monkeypatch.setattr(Engine, "measure", lambda self, chunks, *rest: three)
-    measure_clip(engine, source, "face", CropOptions(), _Silent())
-    measure_clip(engine, source, "face", CropOptions(device="cpu"), _Silent())
+    measure_clip(engine, source, "face", CropOptions(), Silent())
+    measure_clip(engine, source, "face", CropOptions(device="cpu"), Silent())
     assert asked == ["cuda:1", "cpu"]
 
 
@@ -540,7 +534,7 @@ def test_a_constant_rate_in_milliseconds_becomes_exact(engine, driver, tmp_path)
     assert times(tmp_path / "out.mp4") == [Fraction(i, 60) for i in range(13)]
     assert probe(tmp_path / "out.mp4").fps == 60
     driven_by = encode(tmp_path / "driver.mkv", clip(8, 32), 60)
-    assert measure_clip(engine, open_frames(driven_by), "none", EditOptions().crop, _Silent()).times is None
+    assert measure_clip(engine, open_frames(driven_by), "none", EditOptions().crop, Silent()).times is None
 
 
 def test_a_picture_of_a_moving_result_is_refused_before_drivers_are_measured(engine, driver, tmp_path, monkeypatch):
