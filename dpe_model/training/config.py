@@ -107,6 +107,23 @@ class SupervisedWeights:
 
 
 @dataclass(frozen=True)
+class TwinWeights:
+    """Weights of the losses of a stage of twins.
+
+    Attributes:
+        code: each branch's code against the teacher's of the twin, in standard deviations.
+        w: the rest of the encoder's code against the teacher's of the picture, relative to its variance.
+        reading: the expression as a linear reading of the teacher's codes has it, against the truth.
+        features: the encoder's features against the teacher's of the picture.
+    """
+
+    code: float = 1.0
+    w: float = 2.0
+    reading: float = 1.0
+    features: float = 1.0
+
+
+@dataclass(frozen=True)
 class NetworkSettings:
     """Widths of the network; `channels` by resolution covers the largest stage. Empty = the published widths."""
 
@@ -134,7 +151,7 @@ def _widths(channels: Mapping[str, int], size: int) -> dict[int, int]:
     return {int(r): c for r, c in channels.items() if int(r) <= size}
 
 
-Phase = Literal["edit", "flow", "motion"]
+Phase = Literal["edit", "flow", "motion", "twins"]
 FLOW_SIZE = 64
 """Largest level of a generator that a `flow` stage trains, px: lids are too small for coarser ones, and for most of a
 face finer ones add little."""
@@ -149,7 +166,9 @@ class Stage:
         phase: `edit` trains everything on edits, or one `branch`; `motion` trains the encoder alone, to tell pose,
             expression and landmarks of rendered heads. The stage after it starts with motion editing worked out from
             that. `flow` trains encoder and generators up to `FLOW_SIZE` px on true positions alone: at half the cost
-            of a step of edits, since whole pictures are what takes long.
+            of a step of edits, since whole pictures are what takes long. `twins` trains the encoder alone, on sources
+            of kind twins: whatever people's eyes are like, their motion is to be told as the network of `warm_start`
+            tells it of their twins (see `twins.py`).
         branch: `pose` or `exp`: an `edit` stage trains this branch's generator alone, on rendered heads. Encoder,
             motion editing and the other generator stay to the bit, and a step takes a third of the time.
         dark_holes: begin with an expression generator that shows black where a mask closes, and whose masks can close
@@ -173,16 +192,17 @@ class Source:
     """Where samples come from.
 
     Attributes:
-        kind: `synthetic` (folder of rendered shards), `render` (rendered on the fly from a head model), `clips` (folder
-            of videos or of folders of frames), `lmdb` (the published code's layout).
-        path: the folder, or for `render` the head model.
+        kind: `synthetic` (folder of rendered shards), `render` (rendered on the fly from a head model), `twins` (pairs
+            of pictures that differ in the eyes alone, rendered on the fly likewise, for a stage of that name), `clips`
+            (folder of videos or of folders of frames), `lmdb` (the published code's layout).
+        path: the folder, or for `render` and `twins` the head model.
         share: how often a step takes its batch from here, relative to the other sources.
         flip: mirror half of the samples (clips and lmdb only; parameters of rendered heads know no mirror).
         jitter: strength of random brightness, contrast and colour, the same for all pictures of a sample (of rendered
             heads the driver has its own); 0 = none.
     """
 
-    kind: Literal["synthetic", "render", "clips", "lmdb"] = "clips"
+    kind: Literal["synthetic", "render", "twins", "clips", "lmdb"] = "clips"
     path: str = ""
     share: float = 1.0
     flip: bool = True
@@ -268,6 +288,7 @@ class TrainConfig:
     sources: tuple[Source, ...] = ()
     published: PublishedWeights = field(default_factory=PublishedWeights)
     supervised: SupervisedWeights = field(default_factory=SupervisedWeights)
+    twins: TwinWeights = field(default_factory=TwinWeights)
     optimiser: Optimiser = field(default_factory=Optimiser)
     output: Output = field(default_factory=Output)
     warm_start: str = ""
@@ -302,11 +323,27 @@ class TrainConfig:
                 raise ConfigError(f"stages: expected a branch in an edit stage only, got one in {stage.phase!r}.")
         if sizes != sorted(sizes):
             raise ConfigError(f"stages: expected sizes that do not shrink, got {sizes}.")
+        self._check_twins()
         if self.accumulate < 1:
             raise ConfigError(f"accumulate: expected at least 1, got {self.accumulate}.")
         if not 0.0 <= self.ema < 1.0:
             raise ConfigError(f"ema: expected a decay from 0 to below 1, got {self.ema}.")
         self._check_networks()
+
+    def _check_twins(self) -> None:
+        phases = {stage.phase == "twins" for stage in self.stages}
+        kinds = {source.kind == "twins" for source in self.sources}
+        if phases != {True} and True not in kinds | phases:
+            return
+        if phases != {True} or kinds - {True}:
+            raise ConfigError(
+                "stages: expected a run of twins to have stages of phase twins and sources of kind twins alone, got "
+                f"phases {sorted({s.phase for s in self.stages})} and kinds {sorted({s.kind for s in self.sources})}."
+            )
+        if not self.warm_start:
+            raise ConfigError("warm_start: expected the checkpoint that a stage of twins is to agree with, got none.")
+        if len(self.stages) > 1:
+            raise ConfigError(f"stages: expected a run of twins to have one stage, got {len(self.stages)}.")
 
     def _check_networks(self) -> None:
         try:
@@ -314,6 +351,11 @@ class TrainConfig:
                 self.network.at(stage.size)
         except ValueError as error:
             raise ConfigError(f"network: {error}") from error
+
+    @property
+    def of_twins(self) -> bool:
+        """Whether this is a run of twins."""
+        return self.stages[0].phase == "twins"
 
     @property
     def steps(self) -> int:

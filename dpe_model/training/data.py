@@ -161,7 +161,30 @@ class SupervisedBatch(TensorBatch):
         return len(self.source)
 
 
-Batch = PairBatch | SupervisedBatch
+@dataclass(frozen=True)
+class TwinBatch(TensorBatch):
+    """Rendered heads, and each of them with the head model's own eyes.
+
+    Attributes:
+        picture, plain: [N, 3, S, S] in -1..1.
+        pose, expression: [N, 6], [N, K] as in `SupervisedBatch`. landmarks: [N, L] in `picture`, in `LANDMARK_UNIT`.
+    """
+
+    picture: Tensor
+    plain: Tensor
+    pose: Tensor
+    expression: Tensor
+    landmarks: Tensor
+
+    def truths(self) -> Tensor:
+        """What is known of `picture`: pose, expression, landmarks, [N, P + K + L]."""
+        return torch.cat((self.pose, self.expression, self.landmarks), 1)
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+
+Batch = PairBatch | SupervisedBatch | TwinBatch
 
 
 class Reader(Protocol):
@@ -222,6 +245,34 @@ class RenderReader:
         marks = torch.from_numpy(made.landmarks)
         batch = supervised_from(images, torch.from_numpy(turn), expression, flows, visible, marks, size)
         return recoloured(batch, rng, self.jitter)
+
+
+class TwinReader:
+    """Rendered heads with their twins, drawn on the fly.
+
+    Args:
+        path: the head model. render_size: pixels a side they are rendered at, at least.
+    """
+
+    def __init__(self, path: str, render_size: int = 128) -> None:
+        from .synthetic.sampling import Studio
+
+        self.studio, self.render_size = Studio.load(path), render_size
+
+    def sample(self, rng: np.random.Generator, size: int) -> TwinBatch:
+        """One pair at `size` px."""
+        made = self.studio.sample_twins(rng, max(size, self.render_size))
+        picture, plain = to_network(torch.from_numpy(np.stack((made.picture, made.plain))), size)[:, None]
+        turn = torch.from_numpy(made.params.pose_vector()[:3])
+        framed = torch.from_numpy(framing(made.landmarks))
+        gaze = torch.from_numpy(made.params.expression_vector()[-2:])
+        return TwinBatch(
+            picture,
+            plain,
+            pose_units(torch.cat((turn, framed))[None]),
+            expression_units(torch.from_numpy(made.shape)[None], gaze[None]),
+            torch.from_numpy(made.landmarks).flatten()[None] / LANDMARK_UNIT,
+        )
 
 
 def supervised_from(
@@ -473,6 +524,8 @@ def open_source(source: Source) -> Reader:
     """The reader of a source. Raises DataError where it cannot be read."""
     if source.kind == "render":
         return RenderReader(source.path, jitter=source.jitter)
+    if source.kind == "twins":
+        return TwinReader(source.path)
     if source.kind == "synthetic":
         return ShardReader(source.path, source.jitter)
     if source.kind == "clips":
@@ -482,7 +535,7 @@ def open_source(source: Source) -> Reader:
     raise DataError(f"sources: unknown kind {source.kind!r}.")
 
 
-def _refuse_twins(sources: Sequence[Source]) -> None:
+def _refuse_same_samples(sources: Sequence[Source]) -> None:
     """Two folders rendered with one seed hold the same samples: a run would learn from half of what it seems to."""
     rendered = [s.path for s in sources if s.kind == "synthetic"]
     firsts: dict[bytes, str] = {}
@@ -517,7 +570,7 @@ class StepData(Dataset[Batch]):
             raise DataError(f"sources: expected shares of at least 0 and one above, got {shares.tolist()}.")
         self.sources, self.size, self.batch, self.seed, self.share = tuple(sources), size, batch, seed, share
         self.odds = shares / shares.sum()
-        _refuse_twins(sources)
+        _refuse_same_samples(sources)
         self.readers: dict[int, Reader] = {}
 
     def __len__(self) -> int:

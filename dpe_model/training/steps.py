@@ -14,13 +14,14 @@ from ..network.layers import EqualLinear
 from ..network.motion_editing import Direction
 from .config import Phase, PublishedWeights, TrainConfig
 from .cycle import run_cycle
-from .data import Batch, DataError, PairBatch, SupervisedBatch
+from .data import Batch, DataError, PairBatch, SupervisedBatch, TwinBatch
 from .discriminator import Discriminator
 from .heads import ParameterHeads
 from .losses import PerceptualLoss, discriminator_adversarial, gradient_penalty
 from .published import published_loss
 from .reading import picture_terms
 from .supervision import SupervisedStep, Supervision
+from .twins import TwinTeacher
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,15 @@ class LossModel(nn.Module):
         config: TrainConfig,
         pose_branch: Branch,
         perceptual: PerceptualLoss | None,
+        twins: TwinTeacher | None = None,
     ) -> None:
         super().__init__()
         self.network, self.heads = network, heads
         self.weights = config.published
         self.supervision = Supervision(config.supervised, pose_branch, perceptual)
-        # In a tuple, so that its frozen weights are no part of this module.
+        # In tuples, so that what is frozen is no part of this module.
         self.frozen = (perceptual,)
+        self.teacher = (twins,)
         self.phase: Phase = "edit"
         self.branch: Branch | None = None
 
@@ -86,6 +89,19 @@ class LossModel(nn.Module):
         w = self.network.encode(batch.pictures(), with_features=False).w
         terms = picture_terms(self.heads, w, batch.truths())
         shown = {"source": batch.source, "driver": batch.driver}
+        return StepOutput(torch.stack(list(terms.values())).sum(), terms, [], [], shown)
+
+    def agree_with_twins(self, batch: Batch) -> StepOutput:
+        """Losses of a `twins` stage: what the encoder tells of pictures against what its teacher tells of their twins.
+
+        Raises:
+            DataError: pictures without twins.
+        """
+        (teacher,) = self.teacher
+        if teacher is None or not isinstance(batch, TwinBatch):
+            raise DataError("A stage of twins needs sources of kind twins.")
+        terms = teacher.losses(self.network, self.heads, batch, self.supervision.exp_branch)
+        shown = {"picture": batch.picture, "twin": batch.plain}
         return StepOutput(torch.stack(list(terms.values())).sum(), terms, [], [], shown)
 
     def find_flow(self, batch: Batch) -> StepOutput:
@@ -125,6 +141,8 @@ class LossModel(nn.Module):
             return self.read_motion(batch)
         if self.phase == "flow":
             return self.find_flow(batch)
+        if self.phase == "twins" or isinstance(batch, TwinBatch):
+            return self.agree_with_twins(batch)
         if isinstance(batch, PairBatch):
             if self.branch is not None:
                 raise DataError("A stage of one branch needs rendered heads: sources of kind synthetic or render.")

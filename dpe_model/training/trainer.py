@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from ..checkpoint import save_checkpoint
 from ..devices import chosen_device
-from ..network import Branch, DPENetwork
+from ..network import DPENetwork
 from ..network.layers import Unused
 from .config import ConfigError, Stage, TrainConfig, config_values
-from .data import Batch, DataError, Share, StepData, SupervisedBatch, step_batches
+from .data import Batch, DataError, Share, StepData, SupervisedBatch, TwinBatch, step_batches
 from .discriminator import STDDEV_GROUP, Discriminator
 from .growth import grow, grow_discriminator, read_first_layer, start_as_copy
 from .guard import GradientGuard, check_finite
@@ -50,6 +50,7 @@ from .state import (
 )
 from .steps import DiscriminatorStep, FrozenCritic, GeneratorStep, LossModel, StepOutput
 from .supervision import MASK_OPEN, orthogonal_motion, zero_flows
+from .twins import TwinTeacher, teach_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class Trainer:
         self.step = 0
         self.perceptual = self._load_perceptual()
         self.stage_index = -1
-        start = self._start(warm=saved is None)
+        start = self._start(warm=saved is None or config.of_twins)
         self.roles = choose_roles(config, start) if saved is None else kept_roles(config, saved[1])
         if not self.roles.known and self.share.rank == 0:
             logger.warning(
@@ -182,7 +183,7 @@ class Trainer:
     def _load_perceptual(self) -> PerceptualLoss | None:
         weights = self.config.published, self.config.supervised
         wanted = weights[0].cycle_perceptual or weights[0].self_perceptual or weights[1].perceptual
-        if not wanted:
+        if not wanted or self.config.of_twins:
             return None
         loss = load_perceptual(self.config.vgg)
         return None if loss is None else loss.to(self.device, self.dtype)
@@ -199,6 +200,10 @@ class Trainer:
         if not path or not warm:
             return WarmStart(network)
         start = warm_start(network, path, self.config.grow_as_copy)
+        if self.config.of_twins and start.roles is None:
+            raise ConfigError(
+                f"warm_start: expected a DPE checkpoint to agree with, got LIA's {path}, which edits nothing."
+            )
         if self.config.start_as_copy and start.roles is None:
             # Only LIA's encoder came, with colours of its own in place of those the generators were to read.
             read_first_layer(start.network, opened=1.0 / (1.0 + math.exp(-MASK_OPEN)))
@@ -219,7 +224,11 @@ class Trainer:
         self.heads = (heads or ParameterHeads(config.network.style_dim)).to(self.device)
         self._choose_trained(stage)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
-        self.model = LossModel(self.network, self.heads, config, self.roles.pose, self.perceptual)
+        self.twins: TwinTeacher | None = None
+        if config.of_twins:
+            # A run of twins has one stage, so this is the start file's network, also where the run goes on.
+            self.twins = TwinTeacher(copy.deepcopy(self.network), config.twins).to(self.device)
+        self.model = LossModel(self.network, self.heads, config, self.roles.pose, self.perceptual, self.twins)
         self.model.phase, self.model.branch = stage.phase, stage.branch or None
         self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
         self.optimiser = make_optimiser(trainable(self.model), config.optimiser, config.optimiser.generator_every)
@@ -233,6 +242,9 @@ class Trainer:
         if stage.branch:
             self.network.requires_grad_(False)
             self.network.generator(stage.branch).requires_grad_(True)
+        if stage.phase == "twins":
+            self.heads.requires_grad_(False)
+            teach_encoder(self.network)
         freeze_unused(self.network)
         if stage.phase != "edit":
             # The first layer hands the colours through; the generators rely on that later.
@@ -334,19 +346,34 @@ class Trainer:
                 raise DataError("A motion stage needs rendered heads: sources of kind synthetic or render alone.")
             truths = torch.cat([batch.truths() for batch in self._joint_batches(SAMPLED_CODES)])
             self.heads.centre(truths.to(self.device))
+        elif self.twins is not None:
+            self._listen_to_teacher(self.twins)
         elif self.config.warm_start and any(s.rendered for s in self.config.sources):
             self._fit_heads()
 
     def _fit_heads(self) -> None:
-        branches: tuple[Branch, Branch] = (self.roles.pose, self.roles.exp)
-        codes: list[tuple[Tensor, ...]] = []
+        found: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
             for batch in self._joint_batches(FITTED_CODES):
-                w = self._codes(self.network, batch)
-                alpha = self.network.motion(w)
-                read = [self.network.branch_code(alpha, branch) for branch in branches]
-                codes.append((w, *read, batch.truths().to(self.device)))
-        self.heads.fit(*(torch.cat(part) for part in zip(*codes, strict=True)))
+                found.append((self._codes(self.network, batch.pictures(), len(batch)), batch.truths()))
+        self._fit(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def _fit(self, w: Tensor, truths: Tensor) -> None:
+        """Set the heads to what fits the network's codes `w` [N, style_dim] best."""
+        with torch.no_grad():
+            alpha = self.network.motion(w)
+            pose, expression = (self.network.branch_code(alpha, b) for b in (self.roles.pose, self.roles.exp))
+            self.heads.fit(w, pose, expression, truths.to(self.device))
+
+    def _listen_to_teacher(self, twins: TwinTeacher) -> None:
+        """Measure how the teacher's codes vary over twins, and set the heads to read them."""
+        data = StepData(self.config.sources, self.config.stages[0].size, SAMPLED_CODES, self.config.seed, Share())
+        batch = data[0]
+        assert isinstance(batch, TwinBatch)
+        with torch.no_grad():
+            w = self._codes(twins.teacher, batch.plain, self.config.stages[0].batch)
+            twins.measure(w)
+        self._fit(w, batch.truths())
 
     def _advance(self, stage: int) -> None:
         """Go on to the next stage with the averaged network."""
@@ -361,13 +388,13 @@ class Trainer:
         found: list[Tensor] = []
         with torch.no_grad():
             for batch in self._joint_batches(SAMPLED_CODES):
-                found.append(self._codes(network, batch))
+                found.append(self._codes(network, batch.pictures(), len(batch)))
         return torch.cat(found)
 
-    def _codes(self, network: DPENetwork, batch: SupervisedBatch) -> Tensor:
-        """Codes `w` of all pictures of a joint batch, no more at a time than a step of this process has sources."""
-        most = max(1, len(batch) // (self.share.world * self.config.accumulate))
-        parts = (part.to(self.device) for part in batch.pictures().split(most))
+    def _codes(self, network: DPENetwork, pictures: Tensor, batch: int) -> Tensor:
+        """Codes `w` of pictures, no more at a time than this process has of a joint `batch` of so many."""
+        most = max(1, batch // (self.share.world * self.config.accumulate))
+        parts = (part.to(self.device) for part in pictures.split(most))
         return torch.cat([network.encode(part, with_features=False).w for part in parts])
 
     def _joint_batches(self, pictures: int) -> Iterator[SupervisedBatch]:
@@ -523,6 +550,8 @@ class Trainer:
             **optimiser_tensors(self.optimiser, "optimiser"),
             "rng": torch.get_rng_state(),
         }
+        if self.twins is not None:
+            tensors |= module_tensors(self.twins, "twins")
         if self.discriminator is not None:
             tensors |= module_tensors(self.discriminator, "discriminator")
             tensors |= optimiser_tensors(self.discriminator_optimiser, "discriminator_optimiser")
@@ -542,6 +571,8 @@ class Trainer:
         restore_module(self.ema, tensors, "ema")
         restore_module(self.heads, tensors, "heads")
         restore_optimiser(self.optimiser, tensors, "optimiser")
+        if self.twins is not None:
+            restore_module(self.twins, tensors, "twins")
         if self.discriminator is not None:
             restore_module(self.discriminator, tensors, "discriminator")
             restore_optimiser(self.discriminator_optimiser, tensors, "discriminator_optimiser")

@@ -90,6 +90,15 @@ def test_other_eyes_leave_the_rest_of_the_picture(studio: Studio) -> None:
     assert changed.any() and rows.max() < 44  # eyes are in the upper half, mouth and clothes below
 
 
+def test_twins_differ_in_the_eyes_alone_and_are_decided_by_the_seed(studio: Studio) -> None:
+    made, again, other = (studio.sample_twins(np.random.default_rng(seed), 64) for seed in (2, 2, 3))
+    assert np.array_equal(made.picture, again.picture) and np.array_equal(made.plain, again.plain)
+    assert not np.array_equal(made.picture, other.picture)
+    assert made.picture.shape == (64, 64, 3) and made.landmarks.shape == (68, 2) and made.shape.shape == (68, 3)
+    apart = np.abs(made.picture.astype(int) - made.plain).max(-1) > 8
+    assert apart.any() and apart.mean() < 0.3
+
+
 @pytest.mark.parametrize("name", [f.name for f in fields(Eyes)])
 def test_every_quality_of_eyes_varies_between_people(name: str) -> None:
     values = np.array([getattr(Eyes.sample(np.random.default_rng(i)), name) for i in range(60)])

@@ -48,12 +48,12 @@ class Eyes:
     @classmethod
     def sample(cls, rng: Rng) -> Eyes:
         """From wide bright eyes to narrow ones deep in the shadow of the brows."""
-        deep = rng.random() < 0.6
-        depth = rng.uniform(0.2, 1.0) if deep else 0.0
+        deep = rng.random() < 0.7
+        depth = rng.uniform(0.3, 1.0) if deep else 0.0
         return cls(
-            hood=depth * rng.uniform(0.1, 0.8),
-            ridge=depth * rng.uniform(0.0, 0.6),
-            brow_drop=float(np.clip(rng.normal(0.1, 0.2), -0.2, 0.6)),
+            hood=depth * rng.uniform(0.2, 1.5),
+            ridge=depth * rng.uniform(0.0, 0.8),
+            brow_drop=float(np.clip(rng.normal(0.15, 0.25), -0.3, 0.5)) + depth * rng.uniform(0.0, 0.8),
             blink=rng.uniform(0.0, 0.25) if rng.random() < 0.4 else 0.0,
             squint=rng.uniform(0.0, 0.4) if rng.random() < 0.4 else 0.0,
             dim=rng.uniform(0.5, 1.0),

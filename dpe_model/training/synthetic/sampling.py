@@ -81,6 +81,24 @@ class Tuple:
         return np.stack([getattr(self, name) for name in IMAGE_NAMES])
 
 
+@dataclass(frozen=True)
+class Twins:
+    """Two pictures of one person that differ in the eyes alone: as drawn, and as the head model has them.
+
+    Attributes:
+        picture, plain: uint8 RGB [S, S, 3]; plain has the head model's own eyes.
+        params: what made both.
+        landmarks: the 68 landmarks in `picture`, float32 [68, 2], -1..1, x first.
+        shape: what the expression does to the 68 landmarks of the mean head, float32 [68, 3], cm.
+    """
+
+    picture: Picture
+    plain: Picture
+    params: HeadParams
+    landmarks: Array
+    shape: Array
+
+
 class Studio:
     """Everything that is loaded once: the head model and what is worked out from it. Draws scenes and tuples.
 
@@ -257,6 +275,23 @@ class Studio:
     def sample_params(self, rng: Rng) -> HeadParams:
         """A pose and an expression."""
         return self.sample_expression(rng, self.sample_pose(rng))
+
+    def sample_twins(self, rng: Rng, size: int = 128, sub: int = 2) -> Twins:
+        """Renders one person twice, with eyes like people's and with the head model's own; all else is the same.
+
+        Args:
+            rng: decides everything.
+            size: pixels a side. sub: samples a pixel and side.
+        """
+        person, noise = (int(seed) for seed in rng.integers(2**31, size=2))
+        scene, plain = (self.sample_scene(np.random.default_rng(person), eyes=eyes) for eyes in (None, Eyes()))
+        params = self.sample_params(rng)
+        background = make_background(scene.background_seed, size)
+        pictures = [
+            develop(render(each, params, size, sub, background).linear, each.post, np.random.default_rng(noise))
+            for each in (scene, plain)
+        ]
+        return Twins(pictures[0], pictures[1], params, landmarks(scene, params), self.expression_shape(params))
 
     def sample_tuple(
         self, rng: Rng, same_person: bool = True, size: int = 128, sub: int = 2, clean_targets: bool = True
