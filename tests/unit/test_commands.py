@@ -438,7 +438,8 @@ def test_where_a_motion_cannot_be_written_is_known_before_any_work(files, tmp_pa
 def test_a_signal_that_ends_the_program_leaves_what_was_written(tmp_path, monkeypatch, capsys, name):
     if not hasattr(signal, name):
         pytest.skip(f"no {name} on this system")
-    number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup it is ignored
 
     def stopped(arguments):
         with FrameWriter(tmp_path / "o.mp4", 25) as writer:
@@ -447,10 +448,13 @@ def test_a_signal_that_ends_the_program_leaves_what_was_written(tmp_path, monkey
         raise AssertionError("went on")
 
     monkeypatch.setattr("dpe_model.commands.info.run", stopped)
-    assert main(["info", "x.mp4"]) == 130
+    try:
+        assert main(["info", "x.mp4"]) == 130
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert "interrupted" in capsys.readouterr().err
     assert len(read_frames(tmp_path / "o.partial.mp4")) == 3
-    assert signal.getsignal(number) is before
 
 
 def test_training_and_ignored_signals_keep_their_handlers(monkeypatch):

@@ -169,7 +169,7 @@ def test_face_numbers(studio: Studio) -> None:
 
 @pytest.fixture
 def fit(studio: Studio) -> FaceFit:
-    scene = studio.sample_scene(np.random.default_rng(5), glasses=False)
+    scene = studio.sample_scene(np.random.default_rng(12), glasses=False)
     first = HeadParams(yaw=-12, expression=studio.expression({}))
     second = HeadParams(yaw=14, pitch=5, expression=studio.expression({"jawOpen": 1.0}))
     return FaceFit(scene, first, second, 128)
