@@ -199,7 +199,7 @@ class Source:
         share: how often a step takes its batch from here, relative to the other sources.
         flip: mirror half of the samples (clips and lmdb only; parameters of rendered heads know no mirror).
         jitter: strength of random brightness, contrast and colour, the same for all pictures of a sample (of rendered
-            heads the driver has its own); 0 = none.
+            heads the driver has its own, and twins know none); 0 = none.
     """
 
     kind: Literal["synthetic", "render", "twins", "clips", "lmdb"] = "clips"
@@ -331,19 +331,23 @@ class TrainConfig:
         self._check_networks()
 
     def _check_twins(self) -> None:
-        phases = {stage.phase == "twins" for stage in self.stages}
-        kinds = {source.kind == "twins" for source in self.sources}
-        if phases != {True} and True not in kinds | phases:
+        phases, kinds = {stage.phase for stage in self.stages}, {source.kind for source in self.sources}
+        if "twins" not in phases | kinds:
             return
-        if phases != {True} or kinds - {True}:
+        if phases != {"twins"} or kinds - {"twins"}:
             raise ConfigError(
                 "stages: expected a run of twins to have stages of phase twins and sources of kind twins alone, got "
-                f"phases {sorted({s.phase for s in self.stages})} and kinds {sorted({s.kind for s in self.sources})}."
+                f"phases {sorted(phases)} and kinds {sorted(kinds)}. Give the twins a run of their own."
             )
         if not self.warm_start:
-            raise ConfigError("warm_start: expected the checkpoint that a stage of twins is to agree with, got none.")
+            raise ConfigError(
+                "warm_start: expected the checkpoint that a stage of twins is to agree with, got none. Name one."
+            )
         if len(self.stages) > 1:
-            raise ConfigError(f"stages: expected a run of twins to have one stage, got {len(self.stages)}.")
+            raise ConfigError(
+                f"stages: expected a run of twins to have one stage, got {len(self.stages)}. Start another run from "
+                "its checkpoint."
+            )
 
     def _check_networks(self) -> None:
         try:

@@ -249,9 +249,8 @@ def brow_coordinates(template: HeadTemplate, drop: float = 0.0) -> tuple[Array, 
     return distance.astype(np.float32), along.astype(np.float32)
 
 
-def sample_look(rng: Rng, skin: np.ndarray, eyes: Eyes | None = None) -> Look:
+def sample_look(rng: Rng, skin: np.ndarray, eyes: Eyes) -> Look:
     """Draws colours and texture strengths for a person with these eyes, whose skin has the display colour `skin`."""
-    eyes = eyes or Eyes()
     darkness = 1.0 - skin.mean() / 255.0
     hair = tone_between(rng, HAIR_TONES[: 4 if darkness > 0.55 else 10], 0.06)
     if rng.random() < 0.04:
@@ -423,7 +422,7 @@ def _fractal(rng: Rng, size: int) -> np.ndarray:
     return total
 
 
-def face_masks(template: HeadTemplate, face_map: FaceMap, person: Person, rng: Rng, brow_drop: float = 0.0) -> Array:
+def face_masks(template: HeadTemplate, face_map: FaceMap, person: Person, rng: Rng, brow_drop: float) -> Array:
     """Per vertex [V, 7] float32: lip, brow, beard, scalp, flush, lid shadow, eye socket, each 0..1.
 
     Brows (`brow_drop` cm below their landmarks) and hairline vary.
