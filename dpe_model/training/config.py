@@ -67,6 +67,8 @@ class SupervisedWeights:
         reading: pose, expression and landmarks that the encoder reads off each branch's pictures, against what it reads
             off the true ones, relative to their weights in a `motion` stage.
         features: the encoder's features likewise: a perceptual loss that needs no other network's weights.
+        shortfall: what is missing of the movement of brows, eyes and mouth in edits of the expression, each relative to
+            its own, read likewise.
         reading_every: steps between those; they cost two encodings, and half the work of teaching them. 0 = never.
         leak: pose code that changes with the expression alone, and the reverse.
         leak_every: steps between those; they cost two encodings. 0 = never.
@@ -96,6 +98,7 @@ class SupervisedWeights:
     picture: float = 0.0
     reading: float = 0.0
     features: float = 0.0
+    shortfall: float = 0.0
     reading_every: int = 1
     leak: float = 0.1
     leak_every: int = 4

@@ -3,3 +3,6 @@
 JAW, BROWS, NOSE, EYES, MOUTH = range(17), range(17, 27), range(27, 36), range(36, 48), range(48, 68)
 RIGHT_EYE, LEFT_EYE = EYES[:6], EYES[6:]
 """The person's own right and left; each from one corner over the upper lid to the other, and back below."""
+
+EXPRESSIVE = (BROWS, EYES, MOUTH)
+"""What carries an expression."""

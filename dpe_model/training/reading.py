@@ -17,6 +17,11 @@ from torch.func import functional_call
 
 from ..network import DPENetwork, Encoding
 from .heads import ParameterHeads
+from .landmarks import EXPRESSIVE
+
+NOTICED = 1.0
+"""Squared length of a part's movement that `shortfall` half notices, over its landmarks, in `data.LANDMARK_UNIT`: about
+what the reading errs by."""
 
 EASE = {"pose": 1.0, "expression": 3.0, "landmarks": 1.0}
 """Weights of the terms of a picture's regression: an expression is the hardest to see."""
@@ -44,6 +49,29 @@ def reading_difference(heads: ParameterHeads, found: Tensor, wanted: Tensor) -> 
     return torch.stack(
         [EASE[name] * huber(part, torch.zeros_like(part)) for name, part in zip(EASE, apart, strict=True)]
     ).sum()
+
+
+def shortfall(heads: ParameterHeads, source: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
+    """How much of the way that brows, eyes and mouth should go is missing, as read off codes `w`.
+
+    Differences from the truth teach a lid, which moves a little, less than a mouth, and are content with half of what
+    is hard to place. Here each part counts by the share of its own way that is missing; going too far costs nothing, as
+    `reading_difference` sees to that. Only the codes are taught, not the heads that read them.
+
+    Args:
+        source: codes [N, style_dim] of the pictures that were edited.
+        found, wanted: those of edited and of true pictures.
+
+    Returns:
+        Mean share over samples and parts, a scalar: 0 = nothing is missing, 1 = nothing moves.
+    """
+    matrix = heads.picture.effective_weight().detach()[-heads.dims[2] :]
+    went, way = (F.linear(codes - source, matrix).float().unflatten(1, (-1, 2)) for codes in (found, wanted))
+    missing = []
+    for part in EXPRESSIVE:
+        left, whole = (way - went)[:, list(part)].flatten(1), way[:, list(part)].flatten(1)
+        missing.append(F.relu((left * whole).sum(1)) / (whole.square().sum(1) + NOTICED))
+    return torch.stack(missing).mean()
 
 
 def feature_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

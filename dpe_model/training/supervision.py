@@ -18,9 +18,16 @@ from .cycle import select
 from .data import LANDMARK_UNIT, SupervisedBatch, shrink_flow
 from .heads import ParameterHeads
 from .holes import closing_loss
-from .landmarks import BROWS, EYES, MOUTH
+from .landmarks import EXPRESSIVE
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
-from .reading import encode_frozen, feature_difference, huber, picture_terms, reading_difference
+from .reading import (
+    encode_frozen,
+    feature_difference,
+    huber,
+    picture_terms,
+    reading_difference,
+    shortfall,
+)
 
 MASK_OPEN = 3.0
 """Logit a fresh mask starts from, and up to which it is asked to open: 95 % of each feature comes from the source."""
@@ -31,8 +38,6 @@ MOVED = 0.04
 TARGETS = ("pose", "exp", "both")
 """True pictures, in the order in which a batch has their landmarks, after source and driver."""
 
-PARTS = (BROWS, EYES, MOUTH)
-"""What carries an expression."""
 FOCUS_SIZE = 32
 FOCUS_SIGMA = 0.06
 """Reach of the focus around a landmark, in half pictures (4 px of 128)."""
@@ -96,7 +101,7 @@ def focus_weight(landmarks: Tensor) -> Tensor:
     centres = _pixel_centres(marks.new_zeros(1, 2, FOCUS_SIZE, FOCUS_SIZE)).flatten(1).T
     distances = torch.cdist(centres.expand(len(marks), -1, -1), marks)
     total = torch.zeros_like(distances[..., 0])
-    for part in PARTS:
+    for part in EXPRESSIVE:
         near = torch.exp(-0.5 * (distances[..., list(part)].amin(2) / FOCUS_SIGMA) ** 2)
         total += near / near.mean(1, keepdim=True).clamp_min(SMALLEST_PART)
     return total.reshape(-1, 1, FOCUS_SIZE, FOCUS_SIZE)
@@ -301,8 +306,8 @@ class Supervision:
                 if role == "exp" and weights.close and batch.exp_visible is not None:
                     visible = _resized(batch.exp_visible, image.shape[-1])
                     terms["exp_close"] = weights.close * closing_loss(maps[-1], batch.source, truth.image, visible)
-        if _due(step, weights.reading_every) and (weights.reading or weights.features):
-            self._reading_terms(terms, network, heads, images, batch)
+        if _due(step, weights.reading_every) and (weights.reading or weights.features or weights.shortfall):
+            self._reading_terms(terms, network, heads, images, batch, source.w)
         both = None
         if only is None and _due(step, weights.both_every):
             # Alternate the order; users may apply either branch first.
@@ -392,6 +397,7 @@ class Supervision:
         heads: ParameterHeads,
         images: dict[Branch, Tensor],
         batch: SupervisedBatch,
+        source: Tensor,
     ) -> None:
         """What the encoder makes of the edited pictures against what it makes of the true ones.
 
@@ -409,6 +415,9 @@ class Supervision:
             terms[f"{role}_reading"] = self.weights.reading * reading_difference(heads, found.w, wanted.w)
             if self.weights.features:
                 terms[f"{role}_features"] = self.weights.features * feature_difference(found.features, wanted.features)
+            if self.weights.shortfall and role == "exp":
+                short = shortfall(heads, source.detach(), found.w, wanted.w)
+                terms["exp_shortfall"] = self.weights.shortfall * short
 
     def _regression(
         self, heads: ParameterHeads, codes: dict[Branch, Tensor], batch: SupervisedBatch

@@ -18,6 +18,7 @@ from dpe_model.training.cycle import run_cycle
 from dpe_model.training.data import LANDMARK_UNIT, SupervisedBatch, expression_units, shrink_flow
 from dpe_model.training.discriminator import Discriminator, minibatch_stddev, stddev_group
 from dpe_model.training.growth import grow, grow_discriminator, start_as_copy
+from dpe_model.training.landmarks import BROWS, EYES, MOUTH
 from dpe_model.training.losses import (
     PerceptualLoss,
     Pyramid,
@@ -29,7 +30,7 @@ from dpe_model.training.losses import (
     pyramid_l1,
     read_state_dict,
 )
-from dpe_model.training.reading import encode_frozen, feature_difference, reading_difference
+from dpe_model.training.reading import encode_frozen, feature_difference, reading_difference, shortfall
 from dpe_model.training.supervision import (
     MASK_OPEN,
     ParameterHeads,
@@ -556,6 +557,44 @@ def test_readings_differ_by_what_the_heads_tell_apart():
     assert float(reading_difference(heads, code + step, code)) == pytest.approx(float(expected), rel=1e-4)
 
 
+def landmark_codes(**parts):
+    """Codes [1, 136] that heads of `landmark_heads` read as landmarks that moved by so much, by part."""
+    code = torch.zeros(68, 2)
+    for name, move in parts.items():
+        code[list({"brows": BROWS, "eyes": EYES, "mouth": MOUTH}[name])] = torch.tensor(move)
+    return code.flatten()[None]
+
+
+def landmark_heads():
+    heads = ParameterHeads(136, 6, 5, 136)
+    heads.requires_grad_(False)
+    heads.picture.weight.zero_()
+    heads.picture.weight[11:] = torch.eye(136) / heads.picture.effective_weight().new_tensor(heads.picture.scale)
+    return heads
+
+
+@pytest.mark.parametrize(
+    ("went", "missing"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.5, 0.0), (-1.0, 2.0)], ids=lambda v: f"{v}"
+)
+def test_what_is_missing_of_a_movement_is_told_as_a_share_of_it(went, missing):
+    start, way = torch.full((1, 136), 3.0), landmark_codes(eyes=(0.0, 2.0))
+    found = shortfall(landmark_heads(), start, start + went * way, start + way)
+    # The movement's squared length is 12 x 4; one of three parts has one.
+    assert float(found) == pytest.approx(missing * 48 / 49 / 3, rel=1e-5)
+
+
+def test_parts_count_by_their_own_ways_and_moving_elsewhere_does_not_make_up():
+    start, heads = torch.zeros(1, 136), landmark_heads()
+    way = landmark_codes(eyes=(0.0, 1.0), mouth=(0.0, 10.0))
+    lids_left = shortfall(heads, start, landmark_codes(mouth=(0.0, 10.0)), way)
+    mouth_left = shortfall(heads, start, landmark_codes(eyes=(0.0, 1.0)), way)
+    assert float(lids_left) == pytest.approx(12 / 13 / 3, rel=1e-5)
+    assert float(mouth_left) == pytest.approx(2000 / 2001 / 3, rel=1e-5)
+    aside = landmark_codes(eyes=(5.0, 0.0), brows=(0.0, 5.0), mouth=(0.0, 10.0))
+    assert float(shortfall(heads, start, aside, way)) == pytest.approx(float(lids_left), rel=1e-5)
+    assert float(shortfall(heads, start, aside, start)) == 0.0
+
+
 def test_features_are_compared_relative_to_their_sample_and_level():
     small, large = torch.rand(2, 3, 8, 8) + 0.1, 100 * torch.rand(2, 3, 4, 4) + 1.0
     small[1] *= 50.0
@@ -572,3 +611,14 @@ def test_readings_come_when_they_are_due_and_reach_the_generators():
         assert network.get_parameter(name).grad.abs().sum() > 0, name
     assert not set(names) & run_supervision(weights, 1)[1].terms.keys()
     assert "exp_features" not in run_supervision(dataclasses.replace(weights, features=0.0), 2)[1].terms
+
+
+def test_a_missing_movement_teaches_the_expressions_generator_and_not_the_poses():
+    network, made = run_supervision(SupervisedWeights(shortfall=2.0), 1)
+    assert "pose_shortfall" not in made.terms
+    made.terms["exp_shortfall"].backward()
+    assert network.get_parameter("dec_exp.to_rgbs.1.conv.0.weight").grad.abs().sum() > 0
+    others = {name: p.grad for name, p in network.named_parameters() if name.startswith("dec_pose.")}
+    assert not [name for name, grad in others.items() if grad is not None and grad.abs().sum() > 0]
+    single = run_supervision(SupervisedWeights(shortfall=1.0), 1)[1].terms["exp_shortfall"]
+    assert float(made.terms["exp_shortfall"]) == pytest.approx(2.0 * float(single), rel=1e-5)
