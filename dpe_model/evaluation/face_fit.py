@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from ..training.synthetic import HeadParams
     from ..training.synthetic.appearance import Scene
 
-SOFT, PARTS_SOFT = 1 / 50, 1 / 100
+SOFT, PARTS_SOFT = 1 / 50, 1 / 200
 """Sigma of the blur before pictures are compared, in sides: results of a network are softer than renders. Parts are
-too small for more than half of what the head stands."""
+too small for more than a quarter of what the head stands."""
 STARTS = (0.0, 0.33, 0.67, 1.0)
 STEPS = (1.0, 1.0, 1.0, 0.005, 0.0025, 0.0025, 0.2, 0.2, 0.2)
 """Differences for derivatives: yaw, pitch, roll in degrees, scale, shifts in picture widths, shares of the way."""
@@ -68,13 +68,15 @@ class FaceFit:
     """Reads pose, and expression on the way from source to driver, off pictures of one person.
 
     Attributes:
-        scene: the person. first, second: parameters of source and driver. size: side at which pictures are compared.
+        scene: the person. first, second: parameters of source and driver.
+        size, parts_size: sides at which pictures are compared, for the head and for its parts.
     """
 
     scene: Scene
     first: HeadParams
     second: HeadParams
     size: int
+    parts_size: int
 
     def between(self, head: float, mouth: float, eyes: float, brows: float) -> Face:
         """The face at these shares of the way from source to driver."""
@@ -93,8 +95,8 @@ class FaceFit:
         return replace(a, expression=mixed, **dict(zip(POSE_NAMES, pose, strict=True)), **gaze)
 
     def picture(self, face: Face) -> Tensor:
-        """The render of a face: uint8 [S, S, 3]."""
-        return self._paint(self.params(face))
+        """The render of a face, as large as its parts are compared: uint8 [S, S, 3]."""
+        return self._paint_parts(self.params(face))
 
     def numbers(self, face: Face) -> Array:
         """`heads.NUMBERS` [7] of a face."""
@@ -125,6 +127,10 @@ class FaceFit:
         return painter(self.scene, self.size)
 
     @cached_property
+    def _paint_parts(self) -> Callable[[HeadParams], Tensor]:
+        return painter(self.scene, self.parts_size)
+
+    @cached_property
     def _names(self) -> tuple[str, ...]:
         return self.scene.person.template.expression_names
 
@@ -141,16 +147,17 @@ class FaceFit:
         step = torch.linalg.solve(normal, jacobian.T @ (goal - here).flatten().double() / len(jacobian))
         return np.asarray(step.clamp(-LONGEST, LONGEST).numpy() * STEPS, np.float32)
 
-    def _soft(self, face: Face, sigma: float = SOFT) -> Tensor:
-        return soften(self.picture(face), self.size, sigma)
+    def _soft(self, face: Face) -> Tensor:
+        return soften(self._paint(self.params(face)), self.size, SOFT)
 
     # The parts, at the head's pose.
 
     def _read_parts(self, picture: Tensor, pose: Face) -> Reading:
-        reach = reach_of(self.size)
-        goal = soften(picture, self.size, PARTS_SOFT)
+        size = self.parts_size
+        reach, goal = reach_of(size), soften(picture, size, PARTS_SOFT)
         shares = np.arange(LOW, HIGH + BETWEEN / 2, BETWEEN, dtype=np.float32)
-        renders = torch.stack([self._soft((*pose, *[float(s)] * len(PARTS)), PARTS_SOFT) for s in shares])
+        faces = [self.picture((*pose, *[float(s)] * len(PARTS))) for s in shares]
+        renders = torch.stack([soften(face, size, PARTS_SOFT) for face in faces])
         found, seen = [], {}
         for part, windows in self._windows(pose, reach).items():
             left = [unexplained(goal, renders, window, reach) for window in windows if not window.empty]
@@ -164,7 +171,10 @@ class FaceFit:
 
         ends = [landmarks(self.scene, self.params((*pose, *[share] * len(PARTS)))) for share in (0.0, 1.0)]
         return {
-            part: [Window.around(np.concatenate([m[list(marks)] for m in ends]), self.size, reach) for marks in groups]
+            part: [
+                Window.around(np.concatenate([m[list(marks)] for m in ends]), self.parts_size, reach)
+                for marks in groups
+            ]
             for part, groups in PARTS.items()
         }
 

@@ -25,9 +25,10 @@ from .rendered import Edited
 
 if TYPE_CHECKING:
     from ..training.synthetic import HeadParams
+    from ..training.synthetic.appearance import Scene
 
-FIT_SIZE = 128
-"""Pictures are compared at this side at most, px."""
+FIT_SIZE, PARTS_SIZE = 128, 256
+"""Pictures are compared at these sides at most, px: heads, and their parts. Lids are lost in fewer pixels."""
 SEEN = 0.6
 """A part of which less lies inside the picture is not counted as read. The mean leaks depend on it."""
 PART_OF = {"mouth": "mouth", "smile": "mouth", "eyes": "eyes", "brows": "brows"}
@@ -111,7 +112,7 @@ def _person_changes(one: Edited, number: int) -> list[_Row]:
     rows = []
     for i, (first, second) in enumerate(one.cases.params):
         # Both drivers of a case share the renders of the grid.
-        fit = fits.setdefault((first, second), FaceFit(one.cases.scene, first, second, min(size, FIT_SIZE)))
+        fit = fits.setdefault((first, second), _fit(one.cases.scene, first, second, size))
         start = fit.numbers(fit.between(0.0, 0.0, 0.0, 0.0))
         known = moved(fit.between(*rng.uniform(-0.2, 1.2, 4)), np.append(rng.normal(0.0, CHECK_POSE), (0.0, 0.0, 0.0)))
         checked = blurred(bent(picture(fit.params(known)), rng))
@@ -124,6 +125,10 @@ def _person_changes(one: Edited, number: int) -> list[_Row]:
             )
         )
     return rows
+
+
+def _fit(scene: Scene, first: HeadParams, second: HeadParams, size: int) -> FaceFit:
+    return FaceFit(scene, first, second, min(size, FIT_SIZE), min(size, PARTS_SIZE))
 
 
 def _measured(fit: FaceFit, reading: Reading, start: Array) -> Measured:

@@ -172,7 +172,7 @@ def fit(studio: Studio) -> FaceFit:
     scene = studio.sample_scene(np.random.default_rng(12), glasses=False)
     first = HeadParams(yaw=-12, expression=studio.expression({}))
     second = HeadParams(yaw=14, pitch=5, expression=studio.expression({"jawOpen": 1.0}))
-    return FaceFit(scene, first, second, 128)
+    return FaceFit(scene, first, second, 128, 256)
 
 
 def test_a_fit_reads_the_face_off_a_softened_picture(fit: FaceFit) -> None:
@@ -188,6 +188,16 @@ def test_a_fit_reads_the_face_off_a_bent_picture(fit: FaceFit) -> None:
         picture = bent(fit.picture(known), np.random.default_rng(seed))
         assert float((picture - fit.picture(known) / 255.0).abs().mean()) > 0.01
         assert fit.measure(blurred(picture)).face[6] == pytest.approx(known[6], abs=0.15)
+
+
+def test_a_fit_reads_eyes_and_mouth_apart(studio: Studio) -> None:
+    scene = studio.sample_scene(np.random.default_rng(12), glasses=False)
+    first = HeadParams(gaze_yaw=-25, expression=studio.expression({}))
+    second = HeadParams(gaze_yaw=25, expression=studio.expression({"jawOpen": 1.0}))
+    fit = FaceFit(scene, first, second, 128, 256)
+    for mouth, eyes in ((0.8, 0.2), (0.2, 0.8)):
+        found = fit.measure(blurred(fit.picture(fit.between(0.0, mouth, eyes, 0.0)))).face
+        assert found[6:8] == pytest.approx((mouth, eyes), abs=0.15)
 
 
 def test_a_part_outside_the_picture_is_not_seen(fit: FaceFit) -> None:
