@@ -621,4 +621,4 @@ def test_a_missing_movement_teaches_the_expressions_generator_and_not_the_poses(
     others = {name: p.grad for name, p in network.named_parameters() if name.startswith("dec_pose.")}
     assert not [name for name, grad in others.items() if grad is not None and grad.abs().sum() > 0]
     single = run_supervision(SupervisedWeights(shortfall=1.0), 1)[1].terms["exp_shortfall"]
-    assert float(made.terms["exp_shortfall"]) == pytest.approx(2.0 * float(single), rel=1e-5)
+    assert made.terms["exp_shortfall"].item() == pytest.approx(2.0 * single.item(), rel=1e-5)
