@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tuples-per-identity", type=int, default=3, metavar="N", help="pairs of pose and expression; "
                        "each is driven by the same and by another person (default: 3)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="draws other held-out people (default: 0)")
-    group.add_argument("--no-leak", action="store_true", help="leave out the leaks, which take about a second a case")
+    group.add_argument("--no-leak", action="store_true", help="leave out the leaks, which take some seconds a case")
     group = parser.add_argument_group("real clips")
     group.add_argument("--source", type=Path, metavar="PATH", help="who is edited")
     group.add_argument("--driving", type=Path, metavar="PATH", help="who drives")

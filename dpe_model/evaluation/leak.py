@@ -74,7 +74,7 @@ class Changes:
 
 
 def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None) -> Changes:
-    """Fit every expression edit and pose edit of these people (a second or two a picture)."""
+    """Fit every expression edit and pose edit of these people (some seconds a picture)."""
     total = sum(len(one.cases) for one in people)
     rows: list[_Row] = []
     with (reporter or Silent()).stage("measure leaks", total) as count:
