@@ -25,7 +25,6 @@ from .rendered import Edited
 
 if TYPE_CHECKING:
     from ..training.synthetic import HeadParams
-    from ..training.synthetic.appearance import Scene
 
 FIT_SIZE, PARTS_SIZE = 128, 256
 """Pictures are compared at these sides at most, px: heads, and their parts. Lids are lost in fewer pixels."""
@@ -107,12 +106,13 @@ def _stacked(measured: Sequence[Measured]) -> Measured:
 def _person_changes(one: Edited, number: int) -> list[_Row]:
     rng = np.random.default_rng([HELD_OUT, CHECKS, CHECK_SEED, number])
     size = one.cases.source.shape[1]
+    sizes = min(size, FIT_SIZE), min(size, PARTS_SIZE)
     picture = painter(one.cases.scene, size)
     fits: dict[tuple[HeadParams, HeadParams], FaceFit] = {}
     rows = []
     for i, (first, second) in enumerate(one.cases.params):
         # Both drivers of a case share the renders of the grid.
-        fit = fits.setdefault((first, second), _fit(one.cases.scene, first, second, size))
+        fit = fits.setdefault((first, second), FaceFit(one.cases.scene, first, second, *sizes))
         start = fit.numbers(fit.between(0.0, 0.0, 0.0, 0.0))
         known = moved(fit.between(*rng.uniform(-0.2, 1.2, 4)), np.append(rng.normal(0.0, CHECK_POSE), (0.0, 0.0, 0.0)))
         checked = blurred(bent(picture(fit.params(known)), rng))
@@ -125,10 +125,6 @@ def _person_changes(one: Edited, number: int) -> list[_Row]:
             )
         )
     return rows
-
-
-def _fit(scene: Scene, first: HeadParams, second: HeadParams, size: int) -> FaceFit:
-    return FaceFit(scene, first, second, min(size, FIT_SIZE), min(size, PARTS_SIZE))
 
 
 def _measured(fit: FaceFit, reading: Reading, start: Array) -> Measured:

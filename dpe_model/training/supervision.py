@@ -20,14 +20,7 @@ from .heads import ParameterHeads
 from .holes import closing_loss
 from .landmarks import EXPRESSIVE
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
-from .reading import (
-    encode_frozen,
-    feature_difference,
-    huber,
-    picture_terms,
-    reading_difference,
-    shortfall,
-)
+from .reading import encode_frozen, feature_difference, huber, picture_terms, reading_difference, shortfall
 
 MASK_OPEN = 3.0
 """Logit a fresh mask starts from, and up to which it is asked to open: 95 % of each feature comes from the source."""
@@ -397,7 +390,7 @@ class Supervision:
         heads: ParameterHeads,
         images: dict[Branch, Tensor],
         batch: SupervisedBatch,
-        source: Tensor,
+        source_codes: Tensor,
     ) -> None:
         """What the encoder makes of the edited pictures against what it makes of the true ones.
 
@@ -416,7 +409,7 @@ class Supervision:
             if self.weights.features:
                 terms[f"{role}_features"] = self.weights.features * feature_difference(found.features, wanted.features)
             if self.weights.shortfall and role == "exp":
-                short = shortfall(heads, source.detach(), found.w, wanted.w)
+                short = shortfall(heads, source_codes.detach(), found.w, wanted.w)
                 terms["exp_shortfall"] = self.weights.shortfall * short
 
     def _regression(

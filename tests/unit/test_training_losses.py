@@ -569,7 +569,7 @@ def landmark_heads():
     heads = ParameterHeads(136, 6, 5, 136)
     heads.requires_grad_(False)
     heads.picture.weight.zero_()
-    heads.picture.weight[11:] = torch.eye(136) / heads.picture.effective_weight().new_tensor(heads.picture.scale)
+    heads.picture.weight[11:] = torch.eye(136) / heads.picture.scale
     return heads
 
 
