@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import CheckpointError
-from .files import UNREADABLE, write_safetensors
+from .files import UNREADABLE, why_unreadable, write_safetensors
 from .network import BRANCHES, Branch, DPENetwork, NetworkConfig
 
 Role = Literal["expression", "pose"]
@@ -233,12 +233,12 @@ def _mean_tensors(first: CheckpointFile, second: CheckpointFile) -> StateDict:
     if first.config != second.config:
         raise CheckpointError(
             f"{second.path}: expected a model of the same size and widths as {first.path} ({first.config.size} px). "
-            "Only models that one training led through have a mean."
+            "Average only checkpoints of one training run."
         )
     if first.roles != second.roles:
         raise CheckpointError(
-            f"{second.path}: its branches have other roles than those of {first.path}. Only models that one training "
-            "led through have a mean; where a file states its roles wrongly, convert it with --expression-branch first."
+            f"{second.path}: its branches have other roles than those of {first.path}. Average only checkpoints "
+            "of one training run. Where a file states its roles wrongly, convert it with --expression-branch first."
         )
     # Blur kernels are constants that a file may lack.
     return {n: (t.float() + second.tensors.get(n, t).float()) / 2 for n, t in first.tensors.items()}
@@ -291,12 +291,9 @@ def _read_pytorch(path: Path) -> StateDict:
     try:
         content = load_safely(path, mmap=zipfile.is_zipfile(path))
     except UNREADABLE as error:
-        # PyTorch's own text advises loading it unsafely.
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        reason = "it carries code or is no model" if unsafe else (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: expected a PyTorch or safetensors model file, found something that cannot be read safely "
-            f"({reason}). It may be truncated or a web page; download it again from {RELEASE_PAGE}."
+            f"({why_unreadable(error)}). It may be truncated or a web page; download it again from {RELEASE_PAGE}."
         ) from error
     return _find_state_dict(path, content)
 

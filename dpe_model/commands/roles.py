@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ..bundled import DRIVING_CLIP, SOURCE_CLIP
 from ..checkpoint import ROLES, BranchRoles
+from ..evaluation.editor import EngineEditor
 from ..evaluation.roles import RoleEvidence, measure_roles_on_clips, measure_roles_on_head
 from ..jobs.portraits import PortraitClip, open_portraits
+from ..portrait import load_detector
+from ..video import open_frames
 from . import options
 from .info import say
 
@@ -37,10 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation.editor import EngineEditor
-    from ..portrait import load_detector
-    from ..video import open_frames
-
     engine = options.model_options(arguments).engine()
     stated, bars = engine.checkpoint.roles, options.reporter(arguments)
     if arguments.head is not None:

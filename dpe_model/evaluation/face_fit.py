@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..frames import to_unit
-from .heads import Array, face_numbers, painter
 from .parts import PARTS, Window, best_share, reach_of, unexplained
+from .people import Array, face_numbers, painter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ class FaceFit:
         return self._paint_parts(self.params(face))
 
     def numbers(self, face: Face) -> Array:
-        """`heads.NUMBERS` [7] of a face."""
+        """`people.NUMBERS` [7] of a face."""
         return face_numbers(self.scene, self.params(face))
 
     def measure(self, picture: Tensor) -> Reading:

@@ -20,7 +20,7 @@ from ..checkpoint import ROLES, Role
 from ..frames import to_unit
 from ..jobs.report import Reporter, Silent
 from .face_fit import FaceFit, Reading, moved
-from .heads import CHECKS, EXPRESSION_NUMBERS, HELD_OUT, NUMBERS, POSE_NUMBERS, Array, painter
+from .people import CHECKS, EXPRESSION_NUMBERS, HELD_OUT, NUMBERS, POSE_NUMBERS, Array, painter
 from .rendered import Edited
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ side: about as far off as the flow of a small network is."""
 
 @dataclass(frozen=True)
 class Measured:
-    """Changes of `heads.NUMBERS` from the source as they were read off pictures.
+    """Changes of `people.NUMBERS` from the source as they were read off pictures.
 
     Attributes:
         change: [N, 7]. inside: how much of the part that a number is about lies inside the picture, [N, 7] in 0..1.
@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes of `heads.NUMBERS` from the source, each [N, 7].
+    """Changes of `people.NUMBERS` from the source, each [N, 7].
 
     Attributes:
         asked: to the driver. by: measured on the model's edit of a role.
@@ -194,9 +194,9 @@ def leak(changes: Mapping[Role, Measured], asked: Array) -> dict[str, dict[str, 
         seen = {role: changes[role].read[:, i] for role in (right, wrong)}
         both = seen[right] & seen[wrong]
         report[name] = {
-            "leak": _ratio(_mean(unwanted[both]), _mean(wanted[both])),
-            "typical": _ratio(_median(unwanted[both]), _median(wanted[both])),
-            "all": _ratio(_mean(unwanted), _mean(wanted)),
+            "leak": _ratio(_mean_abs(unwanted[both]), _mean_abs(wanted[both])),
+            "typical": _ratio(_median_abs(unwanted[both]), _median_abs(wanted[both])),
+            "all": _ratio(_mean_abs(unwanted), _mean_abs(wanted)),
             "follows": _slope(wanted[seen[right]], goal[seen[right]]),
             "strays": _slope(unwanted[seen[wrong]], goal[seen[wrong]]),
             "cases": int(both.sum()),
@@ -213,11 +213,11 @@ def _slope(changes: Array, goal: Array) -> float | None:
     return _ratio(float((changes * goal).sum()), float((goal * goal).sum()))
 
 
-def _mean(values: Array) -> float:
+def _mean_abs(values: Array) -> float:
     return float(np.abs(values).mean()) if len(values) else 0.0
 
 
-def _median(values: Array) -> float:
+def _median_abs(values: Array) -> float:
     return float(np.median(np.abs(values))) if len(values) else 0.0
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..training.landmarks import BROWS, LEFT_EYE, MOUTH, RIGHT_EYE
-from .heads import Array
+from .people import Array
 
 PARTS: dict[str, tuple[Sequence[int], ...]] = {
     "mouth": (MOUTH,),

@@ -14,8 +14,8 @@ from ..checkpoint import ROLES, Role
 from ..errors import EvaluationError
 from ..jobs.report import Reporter, Silent
 from .editor import Editor
-from .heads import Cases, draw_cases, open_studio
 from .metrics import METRICS, REGIONS, Score, as_numbers, change_mask, compare, mean_scores
+from .people import Cases, draw_cases, open_studio
 
 if TYPE_CHECKING:
     from ..training.synthetic import Studio

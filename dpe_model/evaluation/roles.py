@@ -23,7 +23,7 @@ from ..frames import to_unit
 from ..jobs.report import Reporter, Silent
 from ..network import BRANCHES, Branch
 from .editor import Editor
-from .heads import HELD_OUT, ROLE_PEOPLE, open_studio, painter
+from .people import HELD_OUT, ROLE_PEOPLE, open_studio, painter
 
 if TYPE_CHECKING:
     from ..portrait import FaceDetector

@@ -35,11 +35,6 @@ class Encoding:
         """The dtype of the features, or of the code where there are none."""
         return self.features[0].dtype if self.features else self.w.dtype
 
-    @property
-    def nbytes(self) -> int:
-        """Memory the encoding holds, in bytes."""
-        return sum(t.numel() * t.element_size() for t in (self.w, *self.features))
-
 
 def encoding_bytes(config: NetworkConfig, dtype: torch.dtype) -> int:
     """Memory that one picture's encoding holds, features in `dtype`, in bytes."""

@@ -246,7 +246,17 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Output:
-    """What a run writes and how often, in steps; `save_seconds` saves by the clock as well. 0 = never."""
+    """What a run writes, and how often: 0 = never. Whatever it says, a run saves when it ends.
+
+    Attributes:
+        log_every: steps between lines of metrics, which are means over those steps.
+        sheet_every: steps between sheets of pictures.
+        save_every: steps between saves: a checkpoint, and the state to go on from.
+        save_seconds: save this long after the last save as well.
+        keep: how many of the newest checkpoints stay; 0 keeps one, like 1.
+        tensorboard: write metrics and sheets as TensorBoard events, too, where the package is installed.
+        progress: show a progress bar.
+    """
 
     log_every: int = 20
     sheet_every: int = 500
@@ -263,13 +273,21 @@ class TrainConfig:
 
     Attributes:
         out: folder for checkpoints, logs and sheets.
-        preset: starting point for the loss weights: `published`, or `rendered` for the bundled model.
+        preset: starting point for loss weights, optimiser and averaging: `published`, or `rendered` for the bundled
+            model.
+        network: widths of the network and of the discriminator.
+        stages: what is trained at which size and for how long, in this order.
+        sources: where samples come from; each step draws one of them.
+        published, supervised, twins: weights of the losses on pairs of frames, on rendered heads and on twins.
+        optimiser: how the weights follow the gradients.
+        output: what is written and how often.
         warm_start: a checkpoint of this package or of the authors to start from, or LIA's `vox.pt`. The regression
             heads, which no checkpoint holds, are fitted to its codes where there are rendered heads to tell from.
         vgg: VGG19 weights for the perceptual loss; empty = off.
         pose_branch: which branch the supervised losses teach the pose, by its checkpoint name; empty = as in the warm
             start's file, else `pose`. Where neither that file nor rendered heads say which branch is which, the
             checkpoints do not, either.
+        adversarial_from: step of the run, over all stages, from which the discriminator is trained and listened to.
         ema: decay of the averaged weights, 0 = no averaging. The average warms up over the first steps.
         start_as_copy: start with still flows, open masks, and colours handed through: the network copies its source.
             With LIA's encoder the colours are read off its first layer as well as a linear map can.
@@ -277,9 +295,13 @@ class TrainConfig:
             so far) instead of up-sampling those of the smaller network's picture.
         orthogonal_motion: start the linear stacks of motion editing as rotations instead of Gaussian.
         precision: `bf16` runs the convolutions in bfloat16; codes, styles, flow and sums of RGB stay float32.
+        channels_last: lay out pictures and convolution weights with the channels innermost.
+        device: `auto`, `cpu`, `cuda`, ...; under `torchrun`, `auto` and `cuda` mean each process's own GPU.
         threads: CPU threads, 0 = PyTorch's choice.
+        workers: processes that prepare batches ahead, for each process that trains; 0 = it prepares them itself.
         accumulate: split each process's batch into this many parts of one size: processes times parts must divide the
             batches of all stages.
+        seed: decides fresh weights and all samples.
         max_seconds: stop after this long (resumable), 0 = no limit.
         title, license: written into the checkpoint.
     """
@@ -405,21 +427,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Values a preset changes; whatever the file says comes on top."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a configuration.
+def due(step: int, every: int) -> bool:
+    """Whether what comes every so many steps comes at step number `step`; 0 = never."""
+    return every > 0 and step % every == 0
+
+
+def load_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a configuration file and `overrides` say, as plain values for `config_from`.
 
     Args:
         path: .toml or .json.
         overrides: `key=value` with dotted keys (`optimiser.lr=0.001`, `stages.0.steps=10`); values are JSON, else text.
 
     Raises:
-        ConfigError: no such file, not parsable, an unknown key, or a value of the wrong kind; the message names it.
+        ConfigError: no such file, not parsable, or an override that is none; the message names it.
     """
-    return config_from(load_values(path, overrides))
-
-
-def load_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a configuration file and `overrides` say, as plain values. Arguments and errors as `load_config`."""
     values = _read(Path(path))
     for text in overrides:
         apply_override(values, text)
@@ -427,7 +449,11 @@ def load_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
 
 
 def config_from(values: Mapping[str, Any]) -> TrainConfig:
-    """A configuration from plain values, the preset they name applied underneath. Raises ConfigError."""
+    """A configuration from plain values, the preset they name applied underneath.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong kind, or values that do not fit together; the message says so.
+    """
     preset = values.get("preset", "published")
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {sorted(PRESETS)}, got {preset!r}.")

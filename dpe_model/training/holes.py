@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..network import BRANCHES, Branch, DPENetwork
 from ..network.generator import Generator, warp
-from ..network.layers import SQRT2, ConvLayer
+from ..network.layers import SLOPE, SQRT2, ConvLayer
 from .growth import PAIR_CHANNELS, all_colours
 
 DARK = -0.9
@@ -120,7 +120,7 @@ def _set_hole(head: nn.Module, channel: int, colour: float) -> None:
     layer = cast(ConvLayer, head.get_submodule("conv"))
     assert layer.act is not None
     bias = head.get_parameter("bias").view(-1)
-    wanted = colour - SQRT2 * F.leaky_relu(layer.act.bias.view(-1), 0.2)
+    wanted = colour - SQRT2 * F.leaky_relu(layer.act.bias.view(-1), SLOPE)
     layer.conv.weight[:, channel, 0, 0] += (bias - wanted) / (SQRT2 * layer.conv.scale)
     bias.copy_(wanted)
 

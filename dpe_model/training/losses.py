@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..checkpoint import load_safely
 from ..errors import CheckpointError
+from ..files import UNREADABLE, why_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +179,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = load_safely(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: expected a file of tensors, could not read it as one ({error}).") from error
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"{path}: expected a file of tensors, could not read it as one ({why_unreadable(error)}). It may be "
+            "truncated: download or copy it again."
+        ) from error
     return flatten_tensors(loaded)
 
 

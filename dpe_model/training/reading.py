@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..network import DPENetwork, Encoding
-from .heads import ParameterHeads
 from .landmarks import EXPRESSIVE
+from .regression import ParameterHeads
 
 NOTICED = 1.0
 """Squared length of a part's movement that `shortfall` half notices, over its landmarks, in `data.LANDMARK_UNIT`: about

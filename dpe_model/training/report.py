@@ -21,7 +21,7 @@ CAPTION = 14
 """Height of a sheet's captions in pixels."""
 
 
-class Reporter:
+class MetricsWriter:
     """Writes `metrics.jsonl`, `sheets/*.png` and, where the package is installed and wanted, TensorBoard events."""
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:

@@ -83,7 +83,7 @@ def kept_roles(config: TrainConfig, scalars: Mapping[str, Any]) -> RunRoles:
     Raises:
         ConfigError: the configuration contradicts them.
     """
-    # Runs saved before roles were have the branch in their configuration, and were taught it.
+    # Runs saved before roles were recorded have only `pose_branch` in their configuration.
     saved = scalars.get("roles") or {"pose": scalars["config"]["pose_branch"], "known": False}
     if config.pose_branch not in ("", saved["pose"]):
         raise ConfigError(

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError
+from ..files import write_safetensors, write_text
 from .config import TrainConfig
 from .optimisers import state_entries
 
@@ -103,18 +104,16 @@ def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
     """Write a resume state; an interruption leaves the state before it."""
-    folder.mkdir(parents=True, exist_ok=True)
     step = int(scalars["step"])
     name = f"resume-{step:08d}.safetensors"
     kept = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    partial = folder / (name + ".partial")
-    save_file(kept, partial)
-    partial.replace(folder / name)
+    write_safetensors(folder / name, kept)
     # The JSON names the tensors' file, so replacing it switches from the old state to the new one at once.
     write_text(folder / SCALARS, json.dumps({**scalars, "tensors": name}, indent=1))
-    for old in folder.glob("resume-*.safetensors*"):
+    for old in (*folder.glob("resume-*.safetensors*"), *folder.glob(".resume*.partial")):
+        # What a process that was killed had begun goes as well.
         if old.name != name:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,10 +132,3 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{folder}: the resume state cannot be read ({error}). Start from a checkpoint."
         ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -16,10 +16,10 @@ from .config import Phase, PublishedWeights, TrainConfig
 from .cycle import run_cycle
 from .data import Batch, DataError, PairBatch, SupervisedBatch, TwinBatch
 from .discriminator import Discriminator
-from .heads import ParameterHeads
 from .losses import PerceptualLoss, discriminator_adversarial, gradient_penalty
 from .published import published_loss
 from .reading import picture_terms
+from .regression import ParameterHeads
 from .supervision import SupervisedStep, Supervision
 from .twins import TwinTeacher
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ..network import BRANCHES, Branch, DPENetwork, Encoding
 from ..network.generator import identity_grid, warp
-from .config import FLOW_SIZE, SupervisedWeights
+from .config import FLOW_SIZE, SupervisedWeights, due
 from .cycle import select
 from .data import LANDMARK_UNIT, SupervisedBatch, shrink_flow
-from .heads import ParameterHeads
 from .holes import closing_loss
 from .landmarks import EXPRESSIVE
 from .losses import PerceptualLoss, edge_l1, generator_adversarial, pyramid_l1
 from .reading import encode_frozen, feature_difference, huber, picture_terms, reading_difference, shortfall
+from .regression import ParameterHeads
 
 MASK_OPEN = 3.0
 """Logit a fresh mask starts from, and up to which it is asked to open: 95 % of each feature comes from the source."""
@@ -299,16 +299,16 @@ class Supervision:
                 if role == "exp" and weights.close and batch.exp_visible is not None:
                     visible = _resized(batch.exp_visible, image.shape[-1])
                     terms["exp_close"] = weights.close * closing_loss(maps[-1], batch.source, truth.image, visible)
-        if _due(step, weights.reading_every) and (weights.reading or weights.features or weights.shortfall):
+        if due(step, weights.reading_every) and (weights.reading or weights.features or weights.shortfall):
             self._reading_terms(terms, network, heads, images, batch, source.w)
         both = None
-        if only is None and _due(step, weights.both_every):
+        if only is None and due(step, weights.both_every):
             # Alternate the order; users may apply either branch first.
             first = self.pose_branch if (step // weights.both_every) % 2 == 0 else self.exp_branch
             second = self.exp_branch if first == self.pose_branch else self.pose_branch
             both = self._again(network, network.encode(images[first]), codes[second][n:], second)
             self._picture_terms(terms, "both", both, self._truth(batch, "both"), None, weights.both)
-        if only is None and _due(step + weights.leak_every // 2, weights.leak_every) and weights.leak:
+        if only is None and due(step + weights.leak_every // 2, weights.leak_every) and weights.leak:
             terms["leak"] = weights.leak * self._leak(network, codes, batch)
         return SupervisedStep(terms, Edits(images, both), batch)
 
@@ -444,7 +444,3 @@ def _focus(batch: SupervisedBatch, name: str, strength: float) -> Tensor | None:
     if not strength or batch.landmarks is None:
         return None
     return strength * focus_weight(batch.landmarks[:, TARGETS.index(name) - len(TARGETS)])
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -27,16 +27,16 @@ from ..checkpoint import save_checkpoint
 from ..devices import chosen_device
 from ..network import DPENetwork
 from ..network.layers import Unused
-from .config import ConfigError, Stage, TrainConfig, config_values
+from .config import ConfigError, Stage, TrainConfig, config_values, due
 from .data import Batch, DataError, Share, StepData, SupervisedBatch, TwinBatch, step_batches
 from .discriminator import STDDEV_GROUP, Discriminator
 from .growth import grow, grow_discriminator, read_first_layer, start_as_copy
 from .guard import GradientGuard, check_finite
-from .heads import ParameterHeads, start_motion
 from .holes import darken_holes
 from .losses import PerceptualLoss, load_perceptual
 from .optimisers import make_optimiser
-from .report import Reporter, mean_terms
+from .regression import ParameterHeads, start_motion
+from .report import MetricsWriter, mean_terms
 from .start import WarmStart, choose_roles, kept_roles, warm_start
 from .state import (
     SCALARS,
@@ -170,8 +170,8 @@ class Trainer:
         self.roles = choose_roles(config, start) if saved is None else kept_roles(config, saved[1])
         if not self.roles.known and self.share.rank == 0:
             logger.warning(
-                "Nothing here says which branch is to edit the pose, so the checkpoints will not, either: measure it "
-                "with `roles`."
+                "Neither the start file nor the data say which branch edits the pose, so checkpoints are saved without "
+                "roles. Measure them with `roles --model CHECKPOINT`."
             )
         self._guard, self._discriminator_guard = GradientGuard("network"), GradientGuard("discriminator")
         self._enter_stage(0, start.network, None, None)
@@ -292,7 +292,7 @@ class Trainer:
             DivergedError: the gradients were not finite for too long, or the weights are not; nothing was saved then.
         """
         config, started = self.config, time.monotonic()
-        reporter = Reporter(self.folder, config.output.tensorboard) if self.share.rank == 0 else None
+        writer = MetricsWriter(self.folder, config.output.tensorboard) if self.share.rank == 0 else None
         hidden = quiet or self.share.rank != 0 or not config.output.progress
         saved = time.monotonic()
         reason = "done"
@@ -315,8 +315,8 @@ class Trainer:
                 history.append(terms)
                 self.step += 1
                 progress.update()
-                if reporter is not None:
-                    self._report(reporter, history, output, progress)
+                if writer is not None:
+                    self._report(writer, history, output, progress)
                 else:
                     history.clear()
                 now = time.monotonic()
@@ -326,14 +326,14 @@ class Trainer:
                     0 < config.output.save_seconds < now - saved,
                 )
                 stop = "interrupted" if interrupted else "time" if late else ""
-                if stop or clock or _due(self.step, config.output.save_every) or self.step == config.steps:
+                if stop or clock or due(self.step, config.output.save_every) or self.step == config.steps:
                     self.save()
                     saved = time.monotonic()
                 if stop:
                     reason = stop
                     break
-        if reporter is not None:
-            reporter.close()
+        if writer is not None:
+            writer.close()
         return Outcome(self.step, reason)
 
     def _start_heads(self) -> None:
@@ -464,7 +464,7 @@ class Trainer:
         weights = self.config.published
         self.discriminator.requires_grad_(True)
         self.discriminator_optimiser.zero_grad(set_to_none=True)
-        penalise = weights.r1 > 0 and _due(self.step, weights.r1_every)
+        penalise = weights.r1 > 0 and due(self.step, weights.r1_every)
         losses = []
         for i, output in enumerate(outputs):
             with self._synchronised(self.discriminator_step, i == len(outputs) - 1):
@@ -509,16 +509,18 @@ class Trainer:
 
     # Reports and files ----------------------------------------------------------------------------------------------
 
-    def _report(self, reporter: Reporter, history: list[dict[str, Tensor]], output: StepOutput, progress: Any) -> None:
+    def _report(
+        self, writer: MetricsWriter, history: list[dict[str, Tensor]], output: StepOutput, progress: Any
+    ) -> None:
         settings = self.config.output
-        if _due(self.step, settings.log_every or LOG_EVERY):
+        if due(self.step, settings.log_every or LOG_EVERY):
             means = mean_terms(history)
             history.clear()
             if settings.log_every:
-                reporter.scalars(self.step, {**means, "lr": self.optimiser.param_groups[0]["lr"]})
+                writer.scalars(self.step, {**means, "lr": self.optimiser.param_groups[0]["lr"]})
             progress.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
-        if _due(self.step, settings.sheet_every):
-            reporter.sheet(self.step, output.images)
+        if due(self.step, settings.sheet_every):
+            writer.sheet(self.step, output.images)
 
     def save(self) -> None:
         """Write the averaged network as a checkpoint, and the state to go on from. Only the first process does.
@@ -604,10 +606,6 @@ def shareable(config: TrainConfig) -> dict[str, Any]:
 def mean_of(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Averages of scalars by name over the parts of a batch."""
     return {k: torch.stack([t[k] for t in terms]).mean() for k in terms[0]}
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _ratio(every: int) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..network import BRANCHES, Branch, DPENetwork
 from .config import TwinWeights
 from .data import TwinBatch
-from .heads import ParameterHeads
 from .reading import feature_difference, huber
+from .regression import ParameterHeads
 
 KEPT_LAYERS = 2
 """Layers of the encoder that are not taught: they hold a picture's finest detail, and most of the work."""

@@ -18,8 +18,8 @@ from dpe_model.checkpoint import BranchRoles, save_checkpoint  # noqa: E402
 from dpe_model.commands import main  # noqa: E402
 from dpe_model.errors import EvaluationError  # noqa: E402
 from dpe_model.evaluation.face_fit import FaceFit  # noqa: E402
-from dpe_model.evaluation.heads import NUMBERS, Cases, draw_cases, face_numbers, open_studio  # noqa: E402
 from dpe_model.evaluation.leak import Changes, Measured, bent, blurred, leak, leak_report, measure_changes  # noqa: E402
+from dpe_model.evaluation.people import NUMBERS, Cases, draw_cases, face_numbers, open_studio  # noqa: E402
 from dpe_model.evaluation.rendered import (  # noqa: E402
     COPY_DRIVER,
     COPY_SOURCE,

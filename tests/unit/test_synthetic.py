@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 pytest.importorskip("numba")
 
+from dpe_model.frames import to_network  # noqa: E402
 from dpe_model.training.config import Source  # noqa: E402
-from dpe_model.training.data import DataError, Share, StepData  # noqa: E402
+from dpe_model.training.data import DataError, RenderReader, Share, StepData, step_batches  # noqa: E402
 from dpe_model.training.framing import STEADY, framing  # noqa: E402
 from dpe_model.training.synthetic import (  # noqa: E402  # noqa: E402
     TARGET_NAMES,
@@ -279,25 +280,25 @@ def test_a_run_refuses_the_same_samples_twice(head: Path, tmp_path: Path) -> Non
         StepData((a, b, c), 32, 1, 0, Share())
 
 
-def test_the_stream_gives_each_rank_its_own_samples(head: Path, studio: Studio) -> None:
-    options = shards.SampleOptions(size=32, seed=7, flow_stride=1)
-    stream = iter(shards.TupleStream(head, options, start=4, rank=1, ranks=2))
-    for index in (5, 7):
-        sample = next(stream)
-        direct = shards.draw(studio, options, index)
-        assert np.array_equal(sample["images"].numpy(), direct.images())
-        assert sample["images"].shape == (len(IMAGE_NAMES), 32, 32, 3)
-        assert np.allclose(sample["flows"][0].numpy(), np.clip(direct.flows["pose_target"], -8, 8), atol=2e-3)
+def test_heads_rendered_on_the_fly_are_the_studios(head: Path, studio: Studio) -> None:
+    batch = RenderReader(str(head), render_size=32).sample(np.random.default_rng(5), 32)
+    rng = np.random.default_rng(5)
+    direct = studio.sample_tuple(rng, same_person=bool(rng.random() < 0.4), size=32)
+    pictures = torch.cat([getattr(batch, name) for name in IMAGE_NAMES])
+    assert torch.equal(pictures, to_network(torch.from_numpy(direct.images()), 32))
+    assert batch.pose_flow is not None and batch.pose_visible is not None
+    assert np.array_equal(batch.pose_flow[0].permute(1, 2, 0), direct.flows["pose_target"])
+    assert np.array_equal(batch.pose_visible[0, 0], direct.visible["pose_target"])
 
 
-def test_worker_processes_draw_what_one_process_draws(head: Path) -> None:
-    options = shards.SampleOptions(size=32, seed=1)
-    loader = torch.utils.data.DataLoader(
-        shards.TupleStream(head, options), batch_size=None, num_workers=2, multiprocessing_context="spawn"
-    )
-    alone = iter(shards.TupleStream(head, options))
-    for sample, _ in zip(loader, range(3), strict=False):
-        assert torch.equal(sample["images"], next(alone)["images"])
+def test_ranks_and_workers_render_what_one_process_renders(head: Path) -> None:
+    sources = (Source("render", str(head)),)
+    whole = StepData(sources, 32, 2, 7, Share())
+    for rank in range(2):
+        part = StepData(sources, 32, 2, 7, Share(rank, 2))
+        assert torch.equal(part[3].source, whole[3].source[rank::2])
+    for step, batch in zip((3, 4), step_batches(whole, 3, 5, 2), strict=True):
+        assert torch.equal(batch.source, whole[step].source) and torch.equal(batch.exp_flow, whole[step].exp_flow)
 
 
 def test_pooled_flow_is_the_mean_and_hides_edges() -> None:

@@ -2,13 +2,15 @@
 
 import argparse
 import dataclasses
+import io
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from dpe_model.errors import CheckpointError
 from dpe_model.network import DPENetwork, NetworkConfig
@@ -31,6 +33,7 @@ from dpe_model.training.losses import (
     read_state_dict,
 )
 from dpe_model.training.reading import encode_frozen, feature_difference, reading_difference, shortfall
+from dpe_model.training.start import warm_start
 from dpe_model.training.supervision import (
     MASK_OPEN,
     ParameterHeads,
@@ -96,9 +99,42 @@ def test_perceptual_weights_of_another_network_are_refused(tmp_path):
         load_perceptual(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="missing.pt"):
         load_perceptual(tmp_path / "missing.pt")
-    (tmp_path / "broken.pt").write_bytes(b"no tensors here")
-    with pytest.raises(CheckpointError, match="broken.pt"):
-        load_perceptual(tmp_path / "broken.pt")
+
+
+def legacy(length):
+    """The beginning of a file as PyTorch wrote them before 1.6."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(50)}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()[:length]
+
+
+def zipped(length):
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(50)}, buffer)
+    return buffer.getvalue()[:length]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("text.pt", b"no tensors here"),
+        ("page.pt", b"hello world\n"),
+        ("zip.pt", zipped(-100)),
+        ("begun.pt", legacy(18)),
+        ("half.pt", legacy(-20)),
+        ("list.pt", pickle.dumps([1, 2], 2)),
+        ("class.pt", pickle.dumps(NetworkConfig(), 2)),
+        ("cut.safetensors", save({"a": torch.ones(50)})[:-4]),
+        ("other.safetensors", pickle.dumps({"a": 1}, 2)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_file_is_one_clear_error(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    for read in (read_state_dict, load_perceptual, lambda path: warm_start(DPENetwork(CONFIG), path)):
+        with pytest.raises(CheckpointError, match=f"{name}: expected a file of tensors, could not read it") as raised:
+            read(tmp_path / name)
+        assert "\n" not in str(raised.value) and "weights_only" not in str(raised.value)
 
 
 def test_weights_beside_a_command_line_need_a_pytorch_that_can_be_told(tmp_path, monkeypatch):

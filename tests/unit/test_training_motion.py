@@ -16,8 +16,8 @@ from dpe_model.network import DPENetwork, NetworkConfig
 from dpe_model.training import optimisers
 from dpe_model.training.config import Optimiser, config_from
 from dpe_model.training.data import DataError, PairBatch, SupervisedBatch, recoloured
-from dpe_model.training.heads import ParameterHeads, start_motion
 from dpe_model.training.optimisers import Muon, is_matrix, make_optimiser, orthogonalised
+from dpe_model.training.regression import ParameterHeads, start_motion
 from dpe_model.training.trainer import Trainer
 
 CONFIG = NetworkConfig(16, 24, 12, {4: 8, 8: 8, 16: 8})

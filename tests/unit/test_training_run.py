@@ -29,7 +29,7 @@ from dpe_model.network import DPENetwork
 from dpe_model.training import data as data_module
 from dpe_model.training import guard
 from dpe_model.training import trainer as trainer_module
-from dpe_model.training.config import ConfigError, Source, config_from, config_values, load_config
+from dpe_model.training.config import ConfigError, Source, config_from, config_values, load_values
 from dpe_model.training.data import (
     ClipReader,
     DataError,
@@ -43,7 +43,7 @@ from dpe_model.training.data import (
 from dpe_model.training.guard import DivergedError
 from dpe_model.training.optimisers import Muon
 from dpe_model.training.start import warm_start
-from dpe_model.training.state import load_state, optimiser_tensors, restore_optimiser
+from dpe_model.training.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from dpe_model.training.steps import cast_convolutions
 from dpe_model.training.trainer import Interruption, Trainer, learning_rate
 from dpe_model.video import FrameWriter
@@ -337,6 +337,24 @@ def test_a_run_goes_on_with_the_optimiser_it_had(clips, tmp_path, then, message)
         Trainer(config_from(changed), tmp_path)
 
 
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    save_state(tmp_path, {"a": torch.ones(1)}, {"step": 1})
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+        patched.setattr("dpe_model.files.save_file", lambda tensors, path, metadata: full_disk(path))
+        save_state(tmp_path, {"a": torch.ones(1)}, {"step": 2})
+    assert load_state(tmp_path)[1]["step"] == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"resume.json", "resume-00000001.safetensors"}
+    for stale in (".resume-00000002.safetensors.1.partial", ".resume.json.1.partial"):
+        (tmp_path / stale).touch()
+    save_state(tmp_path, {"a": torch.ones(1)}, {"step": 3})
+    assert {p.name for p in tmp_path.iterdir()} == {"resume.json", "resume-00000003.safetensors"}
+
+
+def full_disk(path):
+    path.write_bytes(b"half")
+    raise OSError("disk full")
+
+
 def test_state_of_another_optimiser_is_refused():
     weight = torch.nn.Parameter(torch.ones(8, 8))
     weight.grad = torch.ones(8, 8)
@@ -380,7 +398,7 @@ def test_clips_alone_do_not_say_which_branch_is_which(clips, tmp_path, caplog):
     stages = [{"size": 16, "steps": 1, "batch": 4}]
     Trainer(config_from(values(clips, tmp_path, stages=stages))).run()
     path = tmp_path / "checkpoint-0000001.safetensors"
-    assert not read_checkpoint(path).roles_stated and caplog.text.count("`roles`") == 1
+    assert not read_checkpoint(path).roles_stated and caplog.text.count("`roles --model CHECKPOINT`") == 1
     assert not convert_checkpoint(path, tmp_path / "half.safetensors").roles_stated
 
 
@@ -570,11 +588,12 @@ def test_configuration_reads_toml_and_json_alike(tmp_path):
         "stages": [{"size": 16}],
     }
     (tmp_path / "a.json").write_text(json.dumps(data))
-    as_json = load_config(tmp_path / "a.json", ["optimiser.lr=0.5", "stages.0.steps=7", "title=hello"])
+    overrides = ["optimiser.lr=0.5", "stages.0.steps=7", "title=hello"]
+    as_json = config_from(load_values(tmp_path / "a.json", overrides))
     assert (as_json.optimiser.lr, as_json.stages[0].steps, as_json.title) == (0.5, 7, "hello")
     assert as_json.optimiser.beta1 == 0.5 and as_json.ema == 0.5
     if sys.version_info >= (3, 11):
-        assert load_config(toml) == load_config(tmp_path / "a.json")
+        assert load_values(toml) == load_values(tmp_path / "a.json")
     assert config_from(config_values(as_json)) == as_json
 
 
@@ -603,12 +622,12 @@ def test_wrong_overrides_and_files_are_named(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     for override in ("lr", "stages.3.size=1", "title.x=1"):
         with pytest.raises(ConfigError):
-            load_config(tmp_path / "a.json", ["title=a", override] if "title" in override else [override])
+            config_from(load_values(tmp_path / "a.json", ["title=a", override] if "title" in override else [override]))
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(ConfigError, match="b.json"):
-        load_config(tmp_path / "b.json")
+        load_values(tmp_path / "b.json")
     with pytest.raises(ConfigError, match="none.toml"):
-        load_config(tmp_path / "none.toml")
+        load_values(tmp_path / "none.toml")
 
 
 def test_presets_hold_the_published_weights():

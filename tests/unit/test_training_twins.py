@@ -16,7 +16,7 @@ from dpe_model.checkpoint import BranchRoles, save_checkpoint
 from dpe_model.network import BRANCHES, NetworkConfig
 from dpe_model.training.config import ConfigError, TwinWeights, config_from
 from dpe_model.training.data import EXPRESSION_DIM, LANDMARK_DIM, DataError, PairBatch, TwinBatch
-from dpe_model.training.heads import ParameterHeads
+from dpe_model.training.regression import ParameterHeads
 from dpe_model.training.trainer import Trainer
 from dpe_model.training.twins import KEPT_LAYERS, TwinTeacher
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .geometry import HeadModelError, HeadTemplate, ICTFaceKit
 from .renderer import HeadParams, Render, correspondence, develop, render
-from .sampling import IMAGE_NAMES, TARGET_NAMES, Studio, Tuple
+from .sampling import IMAGE_NAMES, TARGET_NAMES, HeadTuple, Studio
 
 __all__ = [
     "IMAGE_NAMES",
@@ -17,10 +17,10 @@ __all__ = [
     "HeadModelError",
     "HeadParams",
     "HeadTemplate",
+    "HeadTuple",
     "ICTFaceKit",
     "Render",
     "Studio",
-    "Tuple",
     "correspondence",
     "develop",
     "render",

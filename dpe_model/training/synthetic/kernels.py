@@ -62,9 +62,7 @@ def add_modes(weights, modes, out):
 
 
 @njit(cache=True, fastmath=True)
-def pose_and_project(
-    rest, weight, rotations, pivot, scale, shift_x, shift_y, focal, distance, height, centre, out, screen
-):
+def pose_and_project(rest, weight, rotations, pivot, shift_x, shift_y, focal, distance, height, centre, out, screen):
     """Turns each vertex by its share of the head's rotation and projects it.
 
     Args:
@@ -72,7 +70,7 @@ def pose_and_project(
         weight: [V] 0 = moves with the shoulders, 1 = with the head.
         rotations: [K, 3, 3] rotations in K equal steps from the shoulders' to the head's.
         pivot: [3] point that stays in place.
-        scale, shift_x, shift_y: framing; shifts in picture widths, y down.
+        shift_x, shift_y: framing, in picture widths, y down.
         focal: pixels per unit at unit distance; distance: camera to pivot.
         height: picture height and width in pixels. centre: y of the model that falls on the picture's middle.
         out: [V, 3] written: camera space. screen: [V, 3] written: x, y in pixels, depth.
@@ -94,7 +92,7 @@ def pose_and_project(
         depth = distance - out[i, 2]
         if depth < 1.0:
             depth = 1.0
-        factor = focal * scale / depth
+        factor = focal / depth
         screen[i, 0] = out[i, 0] * factor + height * (0.5 + shift_x)
         screen[i, 1] = (centre - out[i, 1]) * factor + height * (0.5 + shift_y)
         screen[i, 2] = depth

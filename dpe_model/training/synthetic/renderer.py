@@ -149,7 +149,6 @@ def project(scene: Scene, params: HeadParams, side: int) -> tuple[Array, Array]:
         person.head_weight,
         rotation_steps(body, head),
         NECK_PIVOT,
-        1.0,
         params.shift_x,
         params.shift_y,
         cam.distance * side / cam.span * params.scale,

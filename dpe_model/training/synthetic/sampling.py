@@ -45,7 +45,7 @@ TARGET_NAMES = IMAGE_NAMES[2:]
 
 
 @dataclass(frozen=True)
-class Tuple:
+class HeadTuple:
     """One training sample: person A at (p1, e1), driver D at (p2, e2), and A at every mixture.
 
     D's face is framed like A's at (p2, e2): see `framing`.
@@ -295,7 +295,7 @@ class Studio:
 
     def sample_tuple(
         self, rng: Rng, same_person: bool = True, size: int = 128, sub: int = 2, clean_targets: bool = True
-    ) -> Tuple:
+    ) -> HeadTuple:
         """Renders one training sample.
 
         Args:
@@ -325,7 +325,7 @@ class Studio:
         pictures = {
             name: develop(target.linear, scene.post, rng, degrade=not clean_targets) for name, target in targets.items()
         }
-        return Tuple(
+        return HeadTuple(
             source=develop(source.linear, scene.post, rng),
             driver=develop(driver.linear, other.post, rng),
             source_params=first,

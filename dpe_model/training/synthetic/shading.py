@@ -7,9 +7,9 @@ import math
 
 from numba import njit
 
+# Compiled in as constants. Numba's cache goes by this file's date alone: touch it where the numbers change.
+from .geometry import CLOTH, EYE, HAIR, LASH, MOUTH, SKIN, TEETH
 from .kernels import lookup_noise
-
-SKIN, MOUTH, TEETH, EYE, LASH, HAIR, CLOTH, GLASSES = range(8)
 
 
 @njit(cache=True, fastmath=True)
@@ -305,8 +305,8 @@ def shade(
                     dy = py - eye_centres[e, 1]
                     dz = pz - eye_centres[e, 2]
                     d = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-                    height = head_rows[0, 1] * nx + head_rows[1, 1] * ny + head_rows[2, 1] * nz
-                    r, g, bl, gloss = _eye(noise, look, dx * d, dy * d, dz * d, height)
+                    eye_height = head_rows[0, 1] * nx + head_rows[1, 1] * ny + head_rows[2, 1] * nz
+                    r, g, bl, gloss = _eye(noise, look, dx * d, dy * d, dz * d, eye_height)
                     sharp = 220.0
                     wrap = 0.4
                     open_sky = min(0.85, 0.25 + 1.6 * open_sky)

@@ -1,6 +1,6 @@
-"""Rendered tuples for training: drawn as one goes, or rendered beforehand to files.
+"""Tuples of rendered heads for training, rendered beforehand to files.
 
-`python -m dpe_model.training.synthetic.shards --head HEAD.npz --output DIR --count N` renders files. Sample i depends
+`python -m dpe_model.training.synthetic.shards --head HEAD.npz --output DIR --count N` renders them. Sample i depends
 on the seed and i alone: neither the number of processes nor an interruption changes it.
 """
 
@@ -11,7 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ...errors import DPEError
 from .geometry import Array
-from .sampling import IMAGE_NAMES, TARGET_NAMES, Studio, Tuple
+from .sampling import IMAGE_NAMES, TARGET_NAMES, HeadTuple, Studio
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ Sample = dict[str, torch.Tensor]
 
 images [5, S, S, 3] uint8 in the order of `IMAGE_NAMES`; flows [3, s, s, 2] float32 and visible [3, s, s] float32 in the
 order of `TARGET_NAMES`, s = S / flow_stride; source_pose, driver_pose [6]; source_expression, driver_expression [E + 2]
-(see `HeadParams`); landmarks [5, 68, 2], source_shape, driver_shape [68, 3] (see `Tuple`); same_person [] bool.
+(see `HeadParams`); landmarks [5, 68, 2], source_shape, driver_shape [68, 3] (see `HeadTuple`); same_person [] bool.
 """
 
 
@@ -73,7 +73,7 @@ class SampleOptions:
             raise ShardError(f"same_person: expected a share in 0..1, got {self.same_person}.")
 
 
-def draw(studio: Studio, options: SampleOptions, index: int) -> Tuple:
+def draw(studio: Studio, options: SampleOptions, index: int) -> HeadTuple:
     """Sample number `index`; the same whenever and wherever it is drawn."""
     rng = np.random.default_rng([options.seed, index])
     same = bool(rng.random() < options.same_person)
@@ -120,7 +120,7 @@ def record_type(options: SampleOptions, expressions: int) -> np.dtype[Any]:
     )
 
 
-def to_record(sample: Tuple, options: SampleOptions, expressions: int) -> npt.NDArray[np.void]:
+def to_record(sample: HeadTuple, options: SampleOptions, expressions: int) -> npt.NDArray[np.void]:
     """A sample as one record [] of `record_type`."""
     record = np.zeros((), record_type(options, expressions))
     record["images"] = sample.images()
@@ -146,39 +146,6 @@ def to_sample(record: npt.NDArray[np.void]) -> Sample:
     result["flows"] = result["flows"].float()
     result["visible"] = result["visible"].float() / 255.0
     return result
-
-
-class TupleStream(IterableDataset[Sample]):
-    """Endless samples, rendered in the loader's worker processes.
-
-    Args:
-        head: path of the ICT-FaceKit export; each worker loads it, so the data set itself is small to send.
-        options: how to draw.
-        start: number of the first sample; a training run that goes on passes how many it has consumed.
-        rank, ranks: this process among several that train together.
-    """
-
-    def __init__(
-        self, head: str | Path, options: SampleOptions | None = None, start: int = 0, rank: int = 0, ranks: int = 1
-    ) -> None:
-        self.head = Path(head)
-        self.options = options or SampleOptions()
-        self.start = start
-        self.rank = rank
-        self.ranks = ranks
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Samples start + rank, start + rank + ranks, ... shared out among the workers of the loader in turn."""
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        if info:
-            cv2.setNumThreads(1)
-        studio = Studio.load(self.head)
-        expressions = len(studio.template.expression_names)
-        index = self.start + self.rank + worker * self.ranks
-        while True:
-            yield to_sample(to_record(draw(studio, self.options, index), self.options, expressions))
-            index += workers * self.ranks
 
 
 class ShardDataset(Dataset[Sample]):
