@@ -182,13 +182,13 @@ class Engine:
     def _encode_and_keep(self, frames: Tensor, fps: float | None) -> Latent:
         kept: list[Encoding] = []
 
-        def begin(chunk: Tensor) -> _Begun:
-            images = self._images(chunk)
+        def begin(start: int, chunk: Tensor) -> _Begun:
+            images = self._images(chunk, start)
             encoding = self._encode(images, with_features=True)
             kept.append(encoding.to(self.storage))
             return self._begun_motion(encoding, images)
 
-        alphas = list(self._in_order(begin(chunk) for chunk in self._split(frames)))
+        alphas = list(self._in_order(begin(start, chunk) for start, chunk in self._split([frames])))
         motion = Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
         # What float32 had to repair is not worth keeping.
         return Latent(frames, motion, concat_encodings(kept) if self._exact is None else None)
@@ -201,12 +201,11 @@ class Engine:
             FrameError: no frames, or frames that the network cannot take.
         """
 
-        def begin(chunk: Tensor) -> _Begun:
-            images = self._images(chunk)
+        def begin(start: int, chunk: Tensor) -> _Begun:
+            images = self._images(chunk, start)
             return self._begun_motion(self._encode(images, with_features=False), images)
 
-        pieces = (chunk for big in chunks for chunk in self._split(check_frames(big)))
-        alphas = list(self._in_order(begin(chunk) for chunk in pieces))
+        alphas = list(self._in_order(begin(start, chunk) for start, chunk in self._split(chunks)))
         if not alphas:
             raise FrameError("driver: expected at least one frame, got none. Check the file or node before.")
         return Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
@@ -256,13 +255,8 @@ class Engine:
         yield from self._in_order(self._begin_stream(chunks, steps))
 
     def _begin_stream(self, chunks: Iterable[Tensor], steps: Sequence[RenderStep]) -> Iterator[_Begun]:
-        start, length = 0, min(plan.length for _, plan in steps)
-        for big in chunks:
-            for frames in self._split(check_frames(big)[: length - start]):
-                yield self._begin_render(None, frames, steps, start, len(frames))
-                start += len(frames)
-            if start >= length:
-                return
+        for start, frames in self._split(chunks, min(plan.length for _, plan in steps)):
+            yield self._begin_render(None, frames, steps, start, len(frames))
 
     def render_still(self, frames: Tensor, steps: Sequence[RenderStep]) -> Iterator[Tensor]:
         """Render one picture [1, S, S, 3] for as long as the plans go; it is encoded once."""
@@ -292,7 +286,7 @@ class Engine:
         """Begin frames number `start` and following; `encoding`, if known, is that of `frames`, `count` or a still."""
 
         def run(known: Encoding | None, network: DPENetwork) -> Tensor:
-            known = known or self._encode(self._images(frames), with_features=True, network=network)
+            known = known or self._encode(self._images(frames, start), with_features=True, network=network)
             return self._run_steps(known, steps, start, count, network)
 
         return self._begun(run(encoding, self.network), lambda: run(None, self._exact_network()), from_network)
@@ -412,16 +406,23 @@ class Engine:
         free = self.services.free_bytes(self.device)
         return min(self.chunk, best_chunk(self.checkpoint.config, torch.float32, self.device, free))
 
-    def _split(self, frames: Tensor) -> Iterator[Tensor]:
-        start = 0
-        while start < len(frames):  # the chunk may shrink on the way
-            self.services.check_interrupt()
-            part = frames[start : start + self.chunk]
-            yield part
-            start += len(part)
+    def _split(self, stream: Iterable[Tensor], length: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """A stream's frames in chunks, each with its first frame's number; of the first `length` frames, if given."""
+        done = 0
+        for big in stream:
+            frames = check_frames(big)[: None if length is None else length - done]
+            start = 0
+            while start < len(frames):  # the chunk may shrink on the way
+                self.services.check_interrupt()
+                part = frames[start : start + self.chunk]
+                yield done + start, part
+                start += len(part)
+            done += len(frames)
+            if done == length:
+                return
 
-    def _images(self, frames: Tensor) -> Tensor:
-        return to_network(frames, self.size, self.device)
+    def _images(self, frames: Tensor, start: int = 0) -> Tensor:
+        return to_network(frames, self.size, self.device, start)
 
 
 def _slice(encoding: Encoding, start: int, stop: int) -> Encoding:

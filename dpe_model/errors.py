@@ -8,6 +8,10 @@ class DPEError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
+class OptionError(DPEError, ValueError):
+    """An option has a value that cannot be, or does not go with the others."""
+
+
 class CheckpointError(DPEError):
     """A model file cannot be used: truncated, of another model, misshapen, or holding non-finite numbers."""
 

@@ -60,6 +60,13 @@ def check_square(frames: Tensor, name: str = "frames") -> Tensor:
     return frames
 
 
+def mask_planes(mask: Tensor) -> Tensor:
+    """Masks as [N, h, w], from [h, w], [N, h, w] or [N, 1, h, w]; anything else as it is, for its user to refuse."""
+    if mask.ndim == 2:
+        return mask[None]
+    return mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask
+
+
 def to_unit(frames: Tensor) -> Tensor:
     """Frames, or one, as float32 in 0..1: [..., H, W, 3], or masks [..., H, W]."""
     return frames.float() / 255.0 if frames.dtype == torch.uint8 else frames.float()
@@ -70,16 +77,17 @@ def to_uint8(frames: Tensor) -> Tensor:
     return frames if frames.dtype == torch.uint8 else (frames * 255.0).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", name: str = "frames") -> Tensor:
+def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", start: int = 0) -> Tensor:
     """Square frames as the network takes them: [N, 3, size, size] float32 in -1..1 on `device`, NHWC -> NCHW.
 
-    Other sizes are resized with an antialiasing bilinear filter.
+    Other sizes are resized with an antialiasing bilinear filter. `start` is the first frame's number in its clip, for
+    messages.
 
     Raises:
         FrameError: frames that are not square, or hold NaN or infinite values.
     """
-    frames = check_square(frames, name)
-    _check_finite(frames, name)
+    frames = check_square(frames)
+    check_finite(frames, start=start)
     if frames.dtype == torch.float64:
         frames = frames.float()  # before it travels: Apple's GPUs have no float64
     target, other_size = torch.device(device), frames.shape[1] != size
@@ -91,17 +99,25 @@ def to_network(frames: Tensor, size: int, device: torch.device | str = "cpu", na
     return x.contiguous().to(target)
 
 
-def _check_finite(frames: Tensor, name: str) -> None:
-    """Refuse NaN and infinity: where the frames are, before they travel, so that nobody waits for the device."""
-    if frames.dtype == torch.uint8 or bool(torch.isfinite(frames.sum(dtype=torch.float32))):
+def check_finite(frames: Tensor, name: str = "frames", start: int = 0) -> None:
+    """Refuse NaN and infinity: where the frames are, before they travel, so that nobody waits for the device.
+
+    Args:
+        frames: [n, H, W, 3] uint8 or floating point.
+        name: how the message calls the input.
+        start: the number in the clip of the first of them.
+
+    Raises:
+        FrameError: some value is not finite; names the frames.
+    """
+    if not frames.is_floating_point() or bool(torch.isfinite(frames.sum(dtype=torch.float32))):
         return
-    bad = ~torch.isfinite(frames).flatten(1).all(1)
-    if bad.any():
-        first = bad.nonzero().flatten()[:5].tolist()
+    bad = [start + n for n, frame in enumerate(frames) if not bool(torch.isfinite(frame).all())]
+    if bad:
+        first = ", ".join(map(str, bad[:5])) + (" ..." if len(bad) > 5 else "")
         raise FrameError(
-            f"{name}: expected finite values, found NaN or infinity in {int(bad.sum())} of {len(frames)} frames of "
-            f"this chunk, the first at {first}. Check what made these pictures (a half-precision upscaler or VAE is "
-            "the usual cause)."
+            f"{name}: expected finite values, found NaN or infinity at {'frame' if len(bad) == 1 else 'frames'} "
+            f"{first}. Check what made these pictures (a half-precision upscaler or VAE is the usual cause)."
         )
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from .checkpoint import Role
-from .errors import MotionError
-from .motion import Edit, EditPlan, LengthPolicy, Motion, output_length
+from .motion import Edit, EditPlan, LengthPolicy, Motion, Timing, kept_length, output_length, still_clock
 from .network import Encoding
 
 
@@ -25,6 +24,7 @@ class Latent:
         encoding: the frames' encoding where it was small enough to keep.
         expression, pose: edits by role, applied in order.
         policy: how drivers of other lengths are fitted.
+        timing: whether drivers' frames go one by one, or by time, as far as rates are known (see `clock`).
     """
 
     frames: Tensor
@@ -33,6 +33,7 @@ class Latent:
     expression: tuple[Edit, ...] = field(default=())
     pose: tuple[Edit, ...] = field(default=())
     policy: LengthPolicy = "trim"
+    timing: Timing = "frames"
 
     @property
     def checkpoint(self) -> str:
@@ -48,9 +49,9 @@ class Latent:
         for edit in self.edits(role):
             edit.driver.settled()
 
-    def with_policy(self, policy: LengthPolicy) -> Latent:
-        """This latent with another length policy, which holds for all of its edits."""
-        return replace(self, policy=policy)
+    def with_policy(self, policy: LengthPolicy, timing: Timing = "frames") -> Latent:
+        """This latent with another length policy and timing, which hold for all of its edits."""
+        return replace(self, policy=policy, timing=timing)
 
     def with_edit(self, role: Role, edit: Edit) -> Latent:
         """This latent with one more edit.
@@ -58,20 +59,37 @@ class Latent:
         Raises:
             MotionError: the driver was measured with another checkpoint.
         """
-        edit.driver.require_checkpoint(self.checkpoint, f"{role} driver")
-        if edit.driver.numbers != self.motion.numbers:
-            raise MotionError(
-                f"{role} driver: expected {self.motion.numbers} numbers a frame, got {edit.driver.numbers}."
-            )
+        edit.driver.require_checkpoint(self.checkpoint, f"{role} driver", self.motion.numbers)
         edits = (*self.edits(role), edit)
         return replace(self, expression=edits) if role == "expression" else replace(self, pose=edits)
 
     @property
+    def clock(self) -> Tensor | None:
+        """When the result's frames are shown, [n] float64 seconds from 0; None where frames are counted instead.
+
+        That is so with the timing "frames", and where the rate is not known: the source's, or of a still without one
+        that of every driver. Drivers of unknown rate go frame by frame in any case.
+        """
+        if self.timing == "frames":
+            return None
+        edits, own = (*self.expression, *self.pose), self.motion
+        if len(own) > 1:
+            return None if own.fps is None else own.seconds[: kept_length(own.seconds, edits, self.policy)]
+        rates = [fps for fps in (own.fps, *(edit.driver.fps for edit in edits)) if fps is not None]
+        return still_clock(edits, rates[0], self.policy) if rates and edits else None
+
+    @property
     def length(self) -> int:
         """Frames of the result."""
+        clock = self.clock
+        if clock is not None:
+            return len(clock)
         drivers = [len(e.driver) for e in (*self.expression, *self.pose)]
         return output_length(len(self.motion), drivers, self.policy)
 
     def plan(self, role: Role) -> EditPlan:
         """The role's edits laid out over the result's frames."""
+        clock = self.clock
+        if clock is not None:
+            return EditPlan.on_clock(self.edits(role), clock, self.policy)
         return EditPlan.make(self.edits(role), self.length, self.policy)

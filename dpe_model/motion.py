@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,11 @@ LENGTH_POLICIES: tuple[LengthPolicy, ...] = ("trim", "hold", "loop", "ping_pong"
 
 EditMode = Literal["absolute", "relative"]
 EDIT_MODES: tuple[EditMode, ...] = ("absolute", "relative")
+
+Timing = Literal["frames", "seconds"]
+"""How a driver's frames meet the source's: one by one, or by the time at which they are shown."""
+
+TIMINGS: tuple[Timing, ...] = ("frames", "seconds")
 
 FORMAT = "dpe-motion"
 
@@ -60,10 +65,12 @@ class Motion:
     def __post_init__(self) -> None:
         if self.alpha.ndim != 2 or 0 in self.alpha.shape:
             raise MotionError(f"motion: expected alpha [frames, numbers], at least one frame; got {self.alpha.shape}.")
+        if not self.alpha.is_floating_point():
+            raise MotionError(f"motion: expected alpha in floating point, got {self.alpha.dtype}.")
+        object.__setattr__(self, "alpha", self.alpha.detach().to("cpu", torch.float32))
         if not bool(torch.isfinite(self.alpha).all()):
             frames = (~torch.isfinite(self.alpha)).any(1).nonzero().flatten()[:5].tolist()
             raise MotionError(f"motion: expected finite numbers, found NaN or infinity at frames {frames}.")
-        object.__setattr__(self, "alpha", self.alpha.detach().to("cpu", torch.float32))
         if self.fps is not None and not (isinstance(self.fps, (int, float)) and 0.0 < self.fps < math.inf):
             raise MotionError(f"motion: expected fps above 0 frames a second, or none, got {self.fps!r}.")
         if self.times is None:
@@ -130,6 +137,13 @@ class Motion:
             return float(self.times[-1]) + 1.0 / self.fps
         return len(self) / (self.fps or 1.0)
 
+    @property
+    def seconds(self) -> Tensor:
+        """When its frames are shown: [N] float64 seconds from the first on; numbers, where no rate is known."""
+        if self.times is not None:
+            return self.times
+        return torch.arange(len(self), dtype=torch.float64) / (self.fps or 1.0)
+
     def positions(self, seconds: Tensor) -> Tensor:
         """Which of its frames is seen at each time: [n] float64, between two frames where the time is, 0..N-1.
 
@@ -155,17 +169,19 @@ class Motion:
         high = (low + 1).clamp(max=len(self) - 1)
         return torch.lerp(self.alpha[low], self.alpha[high], (frames - low).to(torch.float32)[:, None])
 
-    def require_checkpoint(self, fingerprint: str, what: str = "motion") -> None:
-        """Refuse a motion measured by another checkpoint, whose numbers mean something else.
+    def require_checkpoint(self, fingerprint: str, what: str = "motion", numbers: int | None = None) -> None:
+        """Refuse a motion measured by another checkpoint, whose numbers mean something else, or that has not as many.
 
         Raises:
-            MotionError: the fingerprints differ.
+            MotionError: the fingerprints differ, or there are not `numbers` a frame, where that is given.
         """
         if self.checkpoint != fingerprint:
             raise MotionError(
                 f"{what}: measured with another checkpoint ({self.checkpoint or 'unknown'}) than the one in use "
                 f"({fingerprint}). Encode it again with the checkpoint in use."
             )
+        if numbers not in (None, self.numbers):
+            raise MotionError(f"{what}: expected {numbers} numbers a frame, got {self.numbers}. Encode it again.")
 
 
 def check_strength(strength: float) -> None:
@@ -287,6 +303,19 @@ def output_length(source: int, drivers: Sequence[int], policy: LengthPolicy) -> 
     if policy == "trim":
         return min(drivers) if source == 1 else min(source, *drivers)
     return max(drivers) if source == 1 else source
+
+
+def still_clock(edits: Iterable[Edit], fps: float, policy: LengthPolicy) -> Tensor:
+    """When the frames of a driven still are shown: [n] float64 seconds at a constant rate, as long as its drivers."""
+    lengths = [len(e.driver) if e.driver.fps is None else max(1, round(e.driver.duration * fps)) for e in edits]
+    return torch.arange(output_length(1, lengths, policy), dtype=torch.float64) / fps
+
+
+def kept_length(seconds: Tensor, edits: Iterable[Edit], policy: LengthPolicy) -> int:
+    """How many of a moving source's frames, shown at these times [n], the result has: all of them, or under "trim"
+    those that the drivers reach."""
+    drivers = [edit.driver for edit in edits] if policy == "trim" else []
+    return min([len(seconds), *(reached(driver, seconds) for driver in drivers)])
 
 
 @dataclass(frozen=True)

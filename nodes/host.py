@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import comfy.model_management as memory
 import comfy.utils
+import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
@@ -65,6 +67,14 @@ def note(*lines: str) -> dict[str, list[str]]:
 def counted(number: int, thing: str) -> str:
     """A number of things, such as "1 frame" or "2 frames"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def insightface_folder() -> Path:
+    """Where insightface's models are: the first of the host's folders of that name that has some (other packs and
+    extra_model_paths.yaml make them known), else where they belong."""
+    usual = Path(folder_paths.models_dir) / "insightface"
+    named = folder_paths.folder_names_and_paths.get("insightface", ([], set()))[0]
+    return next((folder for folder in map(Path, named) if (folder / "models").is_dir()), usual)
 
 
 def check_interrupt() -> None:

@@ -14,7 +14,7 @@ from ..dpe_model.errors import MotionError
 from ..dpe_model.jobs import bridge_faceless
 from ..dpe_model.latent import Latent
 from ..dpe_model.listing import FileList
-from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Edit, Motion
+from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, TIMINGS, Edit, Motion
 from ..dpe_model.portrait import Crop
 from ..dpe_model.portrait.crop import ranges
 from . import host, inputs
@@ -133,6 +133,16 @@ class EditLatent(io.ComfyNode):
                         "(loop) or runs back and forth (ping_pong). A still source takes the longest driver's length."
                     ),
                 ),
+                io.Combo.Input(
+                    "timing",
+                    options=list(TIMINGS),
+                    default="frames",
+                    optional=True,
+                    tooltip=(
+                        "How driver and source meet. frames: one by one. seconds: by time, so that a driver of another "
+                        "frame rate plays at its own speed; needs fps at both DPE Encode Motion."
+                    ),
+                ),
             ],
             outputs=[DPELatent.Output(display_name="latent", tooltip="The person with the edits to be rendered.")],
         )
@@ -148,11 +158,13 @@ class EditLatent(io.ComfyNode):
         length: str,
         expression: Motion | None = None,
         pose: Motion | None = None,
+        timing: str = "frames",
     ) -> io.NodeOutput:
         """Note the edits; numbers only."""
-        if length not in LENGTH_POLICIES:
-            raise MotionError(f"length: expected one of {', '.join(LENGTH_POLICIES)}, got {length!r}.")
-        edited = latent.with_policy(length)
+        for name, value, allowed in (("length", length, LENGTH_POLICIES), ("timing", timing, TIMINGS)):
+            if value not in allowed:
+                raise MotionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
+        edited = latent.with_policy(length, timing)
         if expression is not None:
             edited = edited.with_edit("expression", Edit(expression, expression_strength, mode, reference_frame))
         if pose is not None:
@@ -171,14 +183,30 @@ def _lengths(latent: Latent) -> str:
 
 
 def _rates(latent: Latent) -> list[str]:
-    """A line for each driver that is known to run at another rate than the source."""
+    """A line for each driver that does not play at its own speed, or is not known to."""
+    if latent.timing == "seconds":
+        return _unknown_rates(latent)
     own = latent.motion.fps if len(latent.motion) > 1 else None
     return [
         f"{role} driver {edit.driver.fps:g} fps, source {own:g} fps: frames go one by one, so it plays at another "
-        "speed. Bring both clips to one rate before DPE Encode Motion, or use DPE Drive Video."
+        "speed. Set timing to seconds."
         for role in ROLES
         for edit in latent.edits(role)
         if own and edit.driver.fps and abs(edit.driver.fps / own - 1.0) > SAME_RATE
+    ]
+
+
+def _unknown_rates(latent: Latent) -> list[str]:
+    """A line for each that has no frame rate, so that seconds cannot be told."""
+    names = ["source"] if len(latent.motion) > 1 and latent.motion.fps is None else []
+    names += [
+        f"{role} driver"
+        for role in ROLES
+        for edit in latent.edits(role)
+        if len(edit.driver) > 1 and edit.driver.fps is None
+    ]
+    return [
+        f"The {name} has no frame rate, so frames go one by one: connect fps at its DPE Encode Motion" for name in names
     ]
 
 

@@ -9,10 +9,10 @@ import torch
 from comfy_api.latest import io
 
 from ..dpe_model.errors import FrameError
-from ..dpe_model.frames import check_frames
+from ..dpe_model.frames import check_finite, check_frames
 from ..dpe_model.portrait import Crop, PasteOptions, Paster
 from ..dpe_model.portrait.parsing import FILE, PAGE, ParsingError
-from ..dpe_model.portrait.paste import MASKS, mask_planes
+from ..dpe_model.portrait.paste import MASKS, check_mask
 from . import host, inputs
 from .inputs import PASTE_DEFAULTS
 from .sockets import CATEGORY, DPECrop
@@ -139,7 +139,8 @@ class PasteBack(io.ComfyNode):
         )
         frames, edited = check_frames(image, "image"), check_frames(portrait, "portrait")
         crop = _fitted(crop, frames, edited)
-        own = None if mask is None else _checked_mask(mask, len(crop))
+        check_finite(edited, "portrait")
+        own = None if mask is None else _checked_mask(mask, crop)
         given = image if image.ndim == 4 else image[None]
         paster = Paster(options, crop, host.memory.get_torch_device())
         shape = (len(crop), *frames.shape[1:3])
@@ -182,11 +183,13 @@ def _fitted(crop: Crop, frames: torch.Tensor, edited: torch.Tensor) -> Crop:
     return crop.resized(height, width)
 
 
-def _checked_mask(mask: torch.Tensor, frames: int) -> torch.Tensor:
-    """The mask as [N, h, w], N = 1 or `frames`."""
-    planes = mask_planes(mask)
-    if planes.ndim != 3 or len(planes) not in (1, frames):
-        raise FrameError(f"mask: expected 1 or {frames} masks, got {list(mask.shape)}.")
+def _checked_mask(mask: torch.Tensor, crop: Crop) -> torch.Tensor:
+    """The mask as [N, h, w], N = 1 or the crop's frames.
+
+    Raises:
+        FrameError: it does not fit, or is black all over.
+    """
+    planes = check_mask(mask, crop)
     if not bool((planes > 0).any()):
         raise FrameError(
             "mask: the mask is empty, so nothing would change. Load Image gives an empty mask for pictures without "

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -43,6 +42,8 @@ from .sockets import CATEGORY, DPECrop
 DETECT_CHUNK = 8
 SMALLEST_IN_BOX = 0.15
 """Smallest face looked for around a given box, as a fraction of what is searched."""
+REMEMBERED = 4
+"""Of how many clips the faces are remembered."""
 EACH = "each"
 """Choice of person for pictures that have nothing to do with one another."""
 BoundingBox = io.Custom("BOUNDING_BOX")
@@ -51,26 +52,27 @@ BoundingBox = io.Custom("BOUNDING_BOX")
 def _detector(name: str, **options: Any) -> FaceDetector:
     device = host.memory.get_torch_device()
     if name == "insightface":
-        return load_detector(name, device, root=Path(folder_paths.models_dir) / "insightface", unsure=True)
+        return load_detector(name, device, root=host.insightface_folder(), unsure=True)
     return load_detector(name, device, unsure=True, **options)
 
 
 class SeenFaces:
-    """The faces of the pictures looked at last: another person, scale or size needs no second look."""
+    """The faces of the pictures looked at last: another person, scale or size needs no second look.
+
+    Of a few pictures, for a graph has several of these nodes: one for the source, one for each driver.
+    """
 
     def __init__(self) -> None:
-        self._image: weakref.ref[torch.Tensor] | None = None
-        self._detector = ""
-        self._sightings: Sightings | None = None
+        self._seen: deque[tuple[weakref.ref[torch.Tensor], str, Sightings]] = deque(maxlen=REMEMBERED)
 
     def get(self, image: torch.Tensor, detector: str) -> Sightings | None:
-        """What was seen in these very pictures by this detector, if they were the last ones."""
-        same = self._image is not None and self._image() is image and self._detector == detector
-        return self._sightings if same else None
+        """What was seen in these very pictures by this detector, if they are among the last ones."""
+        found = (sightings for at, by, sightings in self._seen if at() is image and by == detector)
+        return next(found, None)
 
     def put(self, image: torch.Tensor, detector: str, sightings: Sightings) -> None:
         """Remember what was seen; the pictures themselves are not kept."""
-        self._image, self._detector, self._sightings = weakref.ref(image), detector, sightings
+        self._seen.append((weakref.ref(image), detector, sightings))
 
 
 @cache
@@ -262,6 +264,8 @@ class CropPortrait(io.ComfyNode):
             if sightings is None:
                 sightings = _look(frames, _detector(detector), progress)
                 _seen().put(image, detector, sightings)
+            else:
+                progress.add(len(frames))
         else:
             inside = _detector(detector, min_face=SMALLEST_IN_BOX)
             sightings = _look(frames, BoxedFaces(read_boxes(boxes, len(frames), boxes_as), inside), progress)

@@ -336,7 +336,7 @@ class DriveVideo(io.ComfyNode):
                 detector=detector,
                 device=str(host.memory.get_torch_device()),
                 position=(position_x, position_y),
-                detector_root=Path(folder_paths.models_dir) / "insightface" if detector == "insightface" else None,
+                detector_root=host.insightface_folder() if detector == "insightface" else None,
                 mask=mask,
             ),
             driver_crop=driver_crop,
@@ -370,7 +370,8 @@ class DriveVideo(io.ComfyNode):
             if driver_motion is not None:
                 driver_motion.settled()  # before the model is loaded: another one may be needed for it
             path = folder.with_suffix(".mp4")
-            reporter = HostReporter({} if clip is None else {clip.info.path: "driver_video"})
+            names = {} if clip is None else {clip.info.path: "driver_video"}
+            reporter = HostReporter({**names, source.source.info.path: "video"})
             done = edit_clip(
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
@@ -380,6 +381,8 @@ class DriveVideo(io.ComfyNode):
             *describe_person(done.framed.track.person, len(done.framed.people)),
             *_driver_notes(None if clip is None else clip.info, driver_crop, driver_motion),
             *reporter.warnings,
+            *(f"video: {notice}" for notice in source.source.notices),
+            *(f"driver_video: {notice}" for notice in (() if clip is None else clip.notices)),
         ]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")

@@ -12,6 +12,7 @@ import torch
 from ..bundled import DRIVING_CLIP, SOURCE_CLIP
 from ..checkpoint import ROLES, Role, load_checkpoint
 from ..engine import Engine, Precision
+from ..errors import OptionError
 from ..jobs import ModelOptions, Reporter, Silent
 from ..memory import return_free_memory
 from ..video import read_frames
@@ -53,7 +54,7 @@ class BenchmarkOptions:
     def __post_init__(self) -> None:
         if not self.frames or min(self.frames) < 1 or self.reference < 0:
             given = ", ".join(map(str, self.frames))
-            raise ValueError(f"frames: expected at least 1 (reference: 0), got {given} ({self.reference}).")
+            raise OptionError(f"frames: expected at least 1 (reference: 0), got {given} ({self.reference}).")
 
 
 @dataclass

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except (DPEError, ValueError, OSError, MemoryError) as error:
+    except (DPEError, OSError, MemoryError) as error:
         if arguments.debug:
             raise
         return _fail(" ".join(str(error).split()) or type(error).__name__, 1)

@@ -6,13 +6,13 @@ import argparse
 import csv
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import BatchError, DPEError
+from ..errors import BatchError, DPEError, OptionError
 from ..jobs import Silent
 from ..jobs.batch import REPORT, Outcome, Share, run_batch
 from ..jobs.edit_video import EditVideoJob
@@ -26,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 FILES = ("source", "output")
 """Keys of a manifest's line that name the clip's own files; all others are options of edit-video."""
+ALTERNATIVES = (
+    ("person", "person_index", "person_at", "person_mask"),
+    ("scale", "match"),
+)
+"""Options that say the same thing in several ways: a line that has one of them has done with the command line's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +81,7 @@ def read_manifest(arguments: argparse.Namespace) -> list[EditVideoJob]:
     for where, line in _lines(arguments.manifest):
         try:
             job = _job(parser, arguments, line)
-        except (DPEError, ValueError) as error:
+        except DPEError as error:
             raise BatchError(f"{where}: {error}") from error
         place = job.output.resolve()
         if place in taken:
@@ -108,24 +113,47 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are exceptions."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        raise OptionError(message)
 
 
 def _job(parser: argparse.ArgumentParser, defaults: argparse.Namespace, line: Mapping[str, object]) -> EditVideoJob:
     folder = defaults.manifest.parent
-    given = {key.strip().replace("-", "_"): value for key, value in line.items() if value is not None and value != ""}
+    given = {_key(key): value for key, value in line.items() if value is not None and value != ""}
     actions = {action.dest: action for action in parser._actions}
     unknown = sorted(set(given) - set(actions) - set(FILES))
     if unknown:
-        raise ValueError(f"unknown {', '.join(unknown)}; expected source, output or an option of edit-video.")
+        raise OptionError(f"unknown {', '.join(unknown)}; expected source, output or an option of edit-video.")
     if "source" not in given:
-        raise ValueError("expected a source, found none.")
+        raise OptionError("expected a source, found none.")
     asked = [word for key, value in given.items() if key not in FILES for word in _asked(actions[key], value, folder)]
     source = _beside(folder, given["source"])
     output = defaults.output_dir / str(given.get("output", source.stem + defaults.ending))
     if output.suffix.lower() not in CONTAINERS:
-        raise ValueError(f"output {output.name}: expected a name ending in {', '.join(CONTAINERS)}.")
-    return edit_video.job(parser.parse_args(asked, copy(defaults)), source, output)
+        raise OptionError(f"output {output.name}: expected a name ending in {', '.join(CONTAINERS)}.")
+    return edit_video.job(parser.parse_args(asked, _apart_from(defaults, given)), source, output)
+
+
+def _key(name: str) -> str:
+    """A key of a line as options are called in code."""
+    return name.strip().replace("-", "_")
+
+
+def _apart_from(defaults: argparse.Namespace, given: Mapping[str, object]) -> argparse.Namespace:
+    """A copy of the command line's values without those that a line's own take the place of."""
+    rest = copy(defaults)
+    for names in ALTERNATIVES:
+        if any(name in given for name in names):
+            _forget(rest, names)
+    roles = options.EDITS.get(str(given.get("edit", rest.edit)), ())
+    drivers = [name for name in ("driving", *roles) if name in given or getattr(rest, name) is not None]
+    if len(drivers) > len(roles):  # one of them would have nothing to drive
+        _forget(rest, [name for name in drivers if name not in given])
+    return rest
+
+
+def _forget(values: argparse.Namespace, names: Iterable[str]) -> None:
+    for name in names:
+        setattr(values, name, None)
 
 
 def _asked(action: argparse.Action, value: object, folder: Path) -> list[str]:
@@ -150,7 +178,8 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".csv":
-                reader = csv.DictReader(file, strict=True)
+                reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+                _check_once(reader.fieldnames or (), f"{path}, line 1")
                 for line in reader:
                     if None in line:
                         raise BatchError(f"{path}, line {reader.line_num}: more values than the first line names.")
@@ -163,9 +192,25 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         raise BatchError(f"{path}: the manifest cannot be read ({error}).") from error
 
 
+def _check_once(names: Sequence[str], where: str) -> None:
+    """Refuse a key that is there twice, of which only one could count.
+
+    Raises:
+        BatchError: names it.
+    """
+    keys = [_key(name) for name in names]
+    twice = sorted({key for key in keys if key and keys.count(key) > 1})
+    if twice:
+        raise BatchError(f"{where}: {', '.join(twice)} is there twice. Leave one out.")
+
+
 def _object(text: str, where: str) -> Mapping[str, object]:
+    def pairs(found: list[tuple[str, object]]) -> dict[str, object]:
+        _check_once([name for name, _ in found], where)
+        return dict(found)
+
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=pairs)
     except ValueError as error:
         raise BatchError(f'{where}: expected a JSON object such as {{"source": "clip.mp4"}} ({error}).') from error
     if not isinstance(found, dict):

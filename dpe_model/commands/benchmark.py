@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..engine import PRECISIONS
+from ..errors import OptionError
 from ..files import check_writable
 from .info import say
 from .options import COMPILE_HELP, add_device_option, reporter
@@ -81,12 +82,12 @@ def threads(count: int | None) -> Iterator[None]:
     """Compute with so many threads of the CPU meanwhile.
 
     Raises:
-        ValueError: less than one.
+        OptionError: less than one.
     """
     before = torch.get_num_threads()
     if count is not None:
         if count < 1:
-            raise ValueError(f"threads: expected at least 1, got {count}.")
+            raise OptionError(f"threads: expected at least 1, got {count}.")
         torch.set_num_threads(count)
     try:
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import BranchRoles, convert_checkpoint
+from ..errors import OptionError
 from ..video.access import check_not_replaced
 from .info import describe_checkpoint, say
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.output.suffix != ".safetensors":
-        raise ValueError(f"{arguments.output}: expected a name ending in .safetensors.")
+        raise OptionError(f"{arguments.output}: expected a name ending in .safetensors.")
     check_not_replaced([arguments.output], [p for p in (arguments.source, arguments.average_with) if p is not None])
     branch = arguments.expression_branch
     roles = None if branch is None else BranchRoles(branch, "exp" if branch == "pose" else "pose")

@@ -6,6 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from ..errors import OptionError
 from ..files import check_writable
 from ..jobs import Drivers
 from ..jobs.setup import measure_drivers
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.output.suffix != ".safetensors":
-        raise ValueError(f"{arguments.output}: expected a name ending in .safetensors.")
+        raise OptionError(f"{arguments.output}: expected a name ending in .safetensors.")
     model = options.model_options(arguments)
     check_not_replaced([arguments.output], [arguments.source, *model.paths()])
     check_writable(arguments.output)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..engine import PRECISIONS
-from ..errors import MotionError, VideoError
+from ..errors import MotionError, OptionError, VideoError
 from ..jobs import CropOptions, Drivers, ModelOptions, Reporter, Silent, VideoEncoding
 from ..jobs.portraits import CROP_WHEN, first_portraits
 from ..motion import EDIT_MODES, LENGTH_POLICIES
@@ -152,7 +152,7 @@ def add_crop_options(parser: argparse.ArgumentParser) -> None:
 def crop_options(arguments: argparse.Namespace) -> CropOptions:
     """What `add_crop_options` asked for."""
     if arguments.match is not None and arguments.scale not in (None, AUTO):
-        raise ValueError(f"--match: the heads decide the scale; leave --scale {arguments.scale} out, or --match.")
+        raise OptionError(f"--match: the heads decide the scale; leave --scale {arguments.scale} out, or --match.")
     auto = arguments.scale == AUTO or arguments.match is not None
     return CropOptions(
         arguments.framing,
@@ -191,10 +191,12 @@ def _person(arguments: argparse.Namespace) -> str:
     }
     named = [arguments.person] if arguments.person else [name for name, there in given.items() if there]
     if len(named) > 1 or any(there and named != [name] for name, there in given.items()):
-        raise ValueError("--person, --person-index, --person-at, --person-mask: expected one way to choose the person.")
+        raise OptionError(
+            "--person, --person-index, --person-at, --person-mask: expected one way to choose the person."
+        )
     if named and named[0] != "index" and not given.get(named[0], True):
         option = "--person-at X,Y" if named[0] == "position" else "--person-mask PICTURE"
-        raise ValueError(f"--person {named[0]}: expected {option} with it.")
+        raise OptionError(f"--person {named[0]}: expected {option} with it.")
     return named[0] if named else "largest"
 
 
@@ -204,7 +206,7 @@ def _match(arguments: argparse.Namespace) -> Path | None:
         return arguments.match
     drivers = [getattr(arguments, name, None) for name in ("driving", "expression", "pose")]
     if not hasattr(arguments, "driving"):
-        raise ValueError("--scale auto: expected --match PATH, the portraits whose heads to match.")
+        raise OptionError("--scale auto: expected --match PATH, the portraits whose heads to match.")
     paths = [path for path in drivers if path is not None]
     if hasattr(arguments, "crop"):
         match = first_portraits([arguments.source, *paths], arguments.crop)

@@ -42,7 +42,7 @@ def paste_options(arguments: argparse.Namespace) -> PasteOptions:
     """What `add_paste_options` asked for.
 
     Raises:
-        ValueError: a number out of range, or --mask parsing without its weights.
+        OptionError: a number out of range, or --mask parsing without its weights.
     """
     implied = DEFAULTS.mask if arguments.parsing_weights is None else "parsing"
     return PasteOptions(

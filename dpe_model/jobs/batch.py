@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from ..engine import Engine
 from ..errors import BatchError, DPEError
-from ..files import partial_place
+from ..files import write_text
 from ..video.access import existing
 from .edit_video import EditVideoJob, edit_video
 from .report import Reporter, Silent
@@ -192,13 +192,7 @@ def _read_record(path: Path) -> dict[str, object]:
 
 
 def _write_json(path: Path, content: object) -> None:
-    """The file appears whole or not at all."""
-    partial = partial_place(path)
-    try:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _gathered(outcomes: dict[int, Outcome], share: Share) -> list[Outcome]:

@@ -7,13 +7,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..engine import Engine
-from ..motion import output_length
+from ..motion import kept_length, output_length, still_clock
 from ..overlap import Behind
 from ..video import PICTURE_FPS, as_fps, open_frames, probe
 from ..video.writer import PICTURES
 from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
-from .setup import Drivers, ModelOptions, kept_length, lay_out, measure_drivers, source_clock, still_clock
+from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
 from .stream import AHEAD, stream
 from .writing import VideoEncoding, check_kind, write_end
 
@@ -109,7 +109,7 @@ def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list
 
 def _driven_length(drivers: Drivers, engine: Engine) -> int:
     """Frames of a still's result at its drivers' rate, before they are measured."""
-    known = drivers.known_motions(engine.checkpoint.fingerprint)
+    known = drivers.known_motions(engine.checkpoint)
     lengths = []
     for driver in map(drivers.driver, drivers.roles):
         if isinstance(driver, Path):

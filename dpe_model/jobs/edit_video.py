@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..engine import Engine
-from ..errors import MotionError
+from ..errors import MotionError, OptionError
 from ..memory import return_free_memory
 from ..portrait import PasteOptions, Paster
 from ..video import PICTURE_FPS, FrameSource, open_frames
@@ -50,7 +50,7 @@ class EditOptions:
 
     def __post_init__(self) -> None:
         if self.result not in RESULTS:
-            raise ValueError(f"result: expected one of {', '.join(RESULTS)}, got {self.result!r}.")
+            raise OptionError(f"result: expected one of {', '.join(RESULTS)}, got {self.result!r}.")
 
     def paths(self) -> list[Path]:
         """The files that are read for it."""
@@ -146,7 +146,7 @@ def edit_clip(
         DPEError: any input that cannot be used, or an output that cannot be written.
     """
     _check_length(drivers)
-    drivers.known_motions(engine.checkpoint.fingerprint)  # what does not fit is known before the clip is looked through
+    drivers.known_motions(engine.checkpoint)  # what does not fit is known before the clip is looked through
     reporter = reporter or Silent()
     info, full = source.info, options.result == "frame"
     framed = frame_person(source, options.crop.beside(engine.device), engine.size, reporter, "source")
@@ -160,6 +160,10 @@ def edit_clip(
     with options.encoding.clip_writer(output, info, inputs, sound, pixel_aspect) as writer:
         stream(engine, PortraitClip(source, crop), steps, writer, reporter, paster, options.overlap, preview)
         write_end(writer, source)
+    right, down = writer.padding
+    if right or down:
+        was, now = f"{info.width}x{info.height}", f"{info.width + right}x{info.height + down}"
+        reporter.warn(info.path, f"{was} became {now}, since the encoding needs even sides: the edge is repeated")
     return EditedClip(writer.frames, paster is not None and paster.outline_moved, framed)
 
 

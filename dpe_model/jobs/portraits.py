@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import FrameError, NoFaceError, VideoError
+from ..errors import FrameError, NoFaceError, OptionError, VideoError
 from ..frames import to_unit
 from ..portrait import (
     Crop,
@@ -31,6 +31,7 @@ from ..portrait import (
 from ..portrait.crop import SCALE, check_framing
 from ..portrait.scale import head_proportion, spread
 from ..video import PICTURE_FPS, FrameSource, VideoInfo, open_frames, probe, read_frames
+from ..video.writer import partial_of
 from .report import Reporter, Silent
 from .writing import VideoEncoding, check_kind, write_end, write_timed
 
@@ -71,7 +72,7 @@ class CropOptions:
     def __post_init__(self) -> None:
         check_framing(self.scale, self.framing, self.no_face)
         if not all(0.0 <= place <= 1.0 for place in self.position):
-            raise ValueError(f"position: expected x and y in 0..1 of the frame, got {self.position}.")
+            raise OptionError(f"position: expected x and y in 0..1 of the frame, got {self.position}.")
 
     def beside(self, device: torch.device) -> CropOptions:
         """The same, the detector on this device unless another is named."""
@@ -163,15 +164,15 @@ def frame_person(
     match = open_frames(options.match) if isinstance(options.match, Path) else options.match
     if match is not None and match.info.path != source.info.path:
         proportion = clip_proportion(match, detector, reporter)
-    _warn_of_pixels(source.info)
+    _warn_of_pixels(source.info, reporter)
     builder = TrackBuilder(detector)
     total = len(source) if stop is None else min(stop, len(source))
     check_selection(options.person, total, options.position, mask)
-    with reporter.stage(f"find the {name}'s face", total) as count:
-        for frames in source.chunks(DETECT_CHUNK, stop=stop):
-            builder.add(frames)
-            count(len(frames))
     with naming_clip(source):
+        with reporter.stage(f"find the {name}'s face", total) as count:
+            for frames in source.chunks(DETECT_CHUNK, stop=stop):
+                builder.add(frames)
+                count(len(frames))
         people = builder.sightings().people()
         track = people.choose(options.person, options.person_index, options.position, mask)
         scale = options.scale if proportion is None else matching_scale(track, proportion)
@@ -194,14 +195,14 @@ def clip_proportion(source: FrameSource, detector: FaceDetector, reporter: Repor
         )
     wanted = set(spread(len(source)))
     builder, start = TrackBuilder(detector), 0
-    with reporter.stage("measure the heads to match", len(source)) as count:
-        for frames in source.chunks(DETECT_CHUNK):
-            here = [n - start for n in range(start, start + len(frames)) if n in wanted]
-            if here:
-                builder.add(frames[here])
-            start += len(frames)
-            count(len(frames))
     with naming_clip(source):
+        with reporter.stage("measure the heads to match", len(source)) as count:
+            for frames in source.chunks(DETECT_CHUNK):
+                here = [n - start for n in range(start, start + len(frames)) if n in wanted]
+                if here:
+                    builder.add(frames[here])
+                start += len(frames)
+                count(len(frames))
         return head_proportion(builder.sightings().people().choose().seen, float(source.info.width))
 
 
@@ -248,18 +249,15 @@ def open_portraits(
         stop: how many frames matter; all if None.
     """
     if taken_as_portraits(source.info, when):
-        _warn_of_pixels(source.info)
+        _warn_of_pixels(source.info, reporter)
         return PortraitClip(source, None, stop)
     return PortraitClip(source, find_crop(source, options, size, reporter, name, stop), stop)
 
 
-def _warn_of_pixels(info: VideoInfo) -> None:
+def _warn_of_pixels(info: VideoInfo, reporter: Reporter) -> None:
     if info.pixel_aspect != 1:
-        logger.warning(
-            "%s: its pixels are not square (%s wide to high), so faces come out squeezed. Convert it first.",
-            info.path,
-            info.pixel_aspect,
-        )
+        aspect = f"{info.pixel_aspect} wide to high"
+        reporter.warn(info.path, f"its pixels are not square ({aspect}), so faces come out squeezed. Convert it first")
 
 
 def crop_clip(
@@ -291,7 +289,7 @@ def crop_clip(
     reporter, encoding = reporter or Silent(), encoding or VideoEncoding()
     inputs = [source, *options.paths()]
     clip = open_frames(source, picture_fps=picture_fps)
-    for place, needed in ((output, inputs), (overlay, [*inputs, output])):
+    for place, needed in ((output, inputs), (overlay, [*inputs, output, partial_of(output)])):
         if place is not None:
             encoding.check(place, needed)
             check_kind(place, clip)

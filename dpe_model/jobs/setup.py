@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..bundled import default_model
-from ..checkpoint import ROLES, Role, load_checkpoint
+from ..checkpoint import ROLES, Checkpoint, Role, load_checkpoint
 from ..devices import chosen_device
 from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_precision
 from ..errors import MotionError
-from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, check_strength, output_length, reached
+from ..motion import Edit, EditMode, EditPlan, LengthPolicy, Motion, check_strength
 from ..motion_filters import bridge
 from ..portrait import Crop
 from ..portrait.crop import ranges
@@ -117,12 +117,11 @@ class Drivers:
         """All drivers' files, each once."""
         return [driver for driver in self.unmeasured() if isinstance(driver, Path)]
 
-    def known_motions(self, fingerprint: str) -> dict[Path | FrameSource, Motion]:
+    def known_motions(self, checkpoint: Checkpoint) -> dict[Path | FrameSource, Motion]:
         """The motions in drivers' files; looks through these and those given as motions, which takes no time.
 
         Raises:
-            MotionError: one was measured with another checkpoint than that of the fingerprint, or is too short for the
-                reference frame.
+            MotionError: one was measured with another checkpoint, or is too short for the reference frame.
         """
         files: dict[Path | FrameSource, Motion] = {}
         for role in self.roles:
@@ -132,7 +131,7 @@ class Drivers:
                     files[driver] = Motion.load(driver)
                 driver, name = files[driver], str(driver)
             if isinstance(driver, Motion):
-                driver.require_checkpoint(fingerprint, name)
+                driver.require_checkpoint(checkpoint.fingerprint, name, checkpoint.config.motion_dim)
                 Edit(driver, mode=self.mode, reference=self.reference)
         return files
 
@@ -157,19 +156,6 @@ def source_clock(source: FrameSource) -> Tensor:
     return seconds_of(source.frame_times())
 
 
-def still_clock(edits: Iterable[Edit], fps: float, policy: LengthPolicy) -> Tensor:
-    """When the frames of a driven still are shown: [n] float64 seconds at a constant rate, as long as its drivers."""
-    lengths = [len(e.driver) if e.driver.fps is None else max(1, round(e.driver.duration * fps)) for e in edits]
-    return torch.arange(output_length(1, lengths, policy), dtype=torch.float64) / fps
-
-
-def kept_length(seconds: Tensor, edits: Iterable[Edit], policy: LengthPolicy) -> int:
-    """How many of a moving source's frames the result has: all, or under "trim" those that the drivers reach."""
-    if policy != "trim":
-        return len(seconds)
-    return min(reached(edit.driver, seconds) for edit in edits)
-
-
 def seconds_of(times: Sequence[Fraction]) -> Tensor:
     """Time stamps as float64 seconds since the first."""
     return torch.tensor([float(time - times[0]) for time in times], dtype=torch.float64)
@@ -190,7 +176,7 @@ def measure_drivers(
     Raises:
         MotionError: a motion was measured with another checkpoint.
     """
-    motions = drivers.known_motions(engine.checkpoint.fingerprint)
+    motions = drivers.known_motions(engine.checkpoint)
     for driver in drivers.unmeasured():
         if driver not in motions:
             source = open_frames(driver, read_ahead=AHEAD) if isinstance(driver, Path) else driver

@@ -181,12 +181,16 @@ class ConvLayer(Folding):
     @property
     def conv(self) -> ConvWeight:
         """The convolution's weight holder."""
-        return self.get_submodule("1" if self.down else "0")  # type: ignore[return-value]
+        return self._part("1" if self.down else "0")  # type: ignore[return-value]
 
     @property
     def act(self) -> ActivationBias | None:
         """The activation's bias holder."""
-        return self.get_submodule("2" if self.down else "1") if self.activate else None  # type: ignore[return-value]
+        return self._part("2" if self.down else "1") if self.activate else None  # type: ignore[return-value]
+
+    def _part(self, name: str) -> nn.Module:
+        # Not get_submodule, which the compiler of PyTorch 2.4 cannot follow.
+        return getattr(self, name)
 
     def _fold(self) -> None:
         self.conv.weight.mul_(self.conv.scale * self.gain)
@@ -200,7 +204,7 @@ class ConvLayer(Folding):
             weight = weight * (self.conv.scale * self.gain)
             bias = None if bias is None else bias * self.gain
         if self.down:
-            x = self.get_submodule("0")(x)
+            x = self._part("0")(x)
         x = F.conv2d(x, weight, bias, stride=self.stride, padding=self.pad)
         return F.leaky_relu_(x, SLOPE) if self.activate else x
 

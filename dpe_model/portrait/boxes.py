@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import FrameError
+from ..errors import FrameError, OptionError
 from ..frames import check_frames
 from .face import Box, Face, FaceDetector
 
@@ -36,10 +36,10 @@ def read_boxes(boxes: Any, frames: int, layout: str = "xywh") -> list[list[Box]]
 
     Raises:
         FrameError: another shape or number of boxes.
-        ValueError: an unknown layout.
+        OptionError: an unknown layout.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}.")
+        raise OptionError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}.")
     value = _plain(boxes)
     if _is_box(value):
         return [_several(value, layout)] * frames

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NoFaceError
+from ..errors import NoFaceError, OptionError
+from ..frames import mask_planes
 from .face import Face
 
 SELECT = ("largest", "left", "right", "index", "position", "mask")
@@ -52,10 +53,10 @@ def check_selection(select: str, frames: int, position: tuple[float, float], mas
     """Refuse what cannot choose among anybody, before a clip of so many frames is looked through.
 
     Raises:
-        ValueError: an unknown way to choose, a place outside the frame, or no fitting mask where one is needed.
+        OptionError: an unknown way to choose, a place outside the frame, or no fitting mask where one is needed.
     """
     if select not in SELECT:
-        raise ValueError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
+        raise OptionError(f"select: expected one of {', '.join(SELECT)}, got {select!r}.")
     if select == "position":
         _pixel(position, (1, 1))
     if select == "mask":
@@ -75,7 +76,7 @@ def _middle(faces: Faces) -> float:
 def _pixel(position: tuple[float, float], frame_size: tuple[int, int]) -> tuple[float, float]:
     x, y = position
     if not (0.0 <= x <= 1.0 and 0.0 <= y <= 1.0):
-        raise ValueError(f"position: expected x and y in 0..1 of the frame, got {x}, {y}.")
+        raise OptionError(f"position: expected x and y in 0..1 of the frame, got {x}, {y}.")
     return x * frame_size[1], y * frame_size[0]
 
 
@@ -106,12 +107,11 @@ def _first(people: Sequence[Faces], present: list[int], meant: Callable[[Face, i
 def _checked(mask: Tensor | None, frames: int) -> Tensor:
     """The mask as [1 or frames, H, W]."""
     if mask is None:
-        raise ValueError("mask: expected a mask of the person, got none. Give one, or choose the person another way.")
-    if mask.ndim == 2:
-        mask = mask[None]
-    if mask.ndim != 3 or len(mask) not in (1, frames) or not mask.numel():
-        raise ValueError(f"mask: expected [1, H, W] or [{frames}, H, W], one a frame, got {list(mask.shape)}.")
-    return mask
+        raise OptionError("mask: expected a mask of the person, got none. Give one, or choose the person another way.")
+    planes = mask_planes(mask)
+    if planes.ndim != 3 or len(planes) not in (1, frames) or not planes.numel():
+        raise OptionError(f"mask: expected [1, H, W] or [{frames}, H, W], one a frame, got {list(mask.shape)}.")
+    return planes
 
 
 def _under(people: Sequence[Faces], present: list[int], mask: Tensor, frame_size: tuple[int, int]) -> int:

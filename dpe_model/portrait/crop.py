@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import FrameError, NoFaceError
+from ..errors import FrameError, NoFaceError, OptionError
 from ..frames import MIN_SIDE, check_frames
 from ..gaps import filled, nearest
 from .face import Face
@@ -27,6 +27,8 @@ NO_FACE = ("auto", "hold", "pass", "stop")
 SCALE = 1.85
 """Side of the crop in sides of the face box. With it and `ANCHOR` the eyes lie as they do in the authors' 256 px
 portraits: 0.22 of the side apart, 0.46 of it below the top."""
+MAX_SIDE = 8192
+"""Largest side of portraits, px: more than any restorer makes, and little enough for a few to fit into memory."""
 SCALES = (0.5, 10.0)
 """The least and the most it can be."""
 ANCHOR = (0.5, 0.53)
@@ -167,15 +169,15 @@ def check_framing(scale: float, framing: str, no_face: str, size: int = MIN_SIDE
     """Refuse what `frame_portraits` cannot use, before anybody looks for faces.
 
     Raises:
-        ValueError: an unknown framing or policy, or a number out of range.
+        OptionError: an unknown framing or policy, or a number out of range.
     """
     _check_choice("framing", framing, FRAMINGS)
     _check_choice("no_face", no_face, NO_FACE)
     low, high = SCALES
     if not low <= scale <= high:
-        raise ValueError(f"scale: expected {low:g} to {high:g} sides of the face box, got {scale:g}.")
-    if size < MIN_SIDE:
-        raise ValueError(f"size: expected portraits of at least {MIN_SIDE} px a side, got {size}.")
+        raise OptionError(f"scale: expected {low:g} to {high:g} sides of the face box, got {scale:g}.")
+    if not MIN_SIDE <= size <= MAX_SIDE:
+        raise OptionError(f"size: expected portraits of {MIN_SIDE} to {MAX_SIDE} px a side, got {size}.")
 
 
 def frame_portraits(
@@ -204,11 +206,11 @@ def frame_portraits(
 
     Raises:
         NoFaceError: a face in no frame at all, or under "stop" a frame without one.
-        ValueError: an unknown framing or policy, or a number out of range.
+        OptionError: an unknown framing or policy, or a number out of range.
     """
     check_framing(scale, framing, no_face, size)
     if not smoothing >= 0.0:
-        raise ValueError(f"smoothing: expected at least 0 frames, got {smoothing:g}.")
+        raise OptionError(f"smoothing: expected at least 0 frames, got {smoothing:g}.")
     found = track.found
     corner, side = np.zeros((len(track), 2)), np.zeros(len(track))
     marks, seen = np.zeros((len(track), 5, 2)), np.zeros_like(found)
@@ -332,7 +334,7 @@ def _box_matrix(corner: np.ndarray, side: np.ndarray) -> np.ndarray:
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
+        raise OptionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
 
 
 def _edited(found: np.ndarray, seen: np.ndarray, shots: np.ndarray, no_face: str) -> np.ndarray:

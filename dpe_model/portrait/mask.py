@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import NoFaceError
+from ..errors import NoFaceError, OptionError
 from .crop import Crop
 from .detail import ramp
 from .warp import gaussian_blur
@@ -103,7 +103,7 @@ def face_mask(
     """
     _check_fractions(feather=feather)
     if not 0.1 <= grow <= 4.0:
-        raise ValueError(f"grow: expected 0.1..4, got {grow}.")
+        raise OptionError(f"grow: expected 0.1..4, got {grow}.")
     if crop.landmarks is None:
         raise NoFaceError("A face mask needs landmarks, and this crop has none. Use the feathered crop instead.")
     size = crop.size if size is None else size
@@ -209,4 +209,4 @@ def _smoothstep(t: np.ndarray) -> np.ndarray:
 def _check_fractions(**values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value <= 0.5:
-            raise ValueError(f"{name}: expected 0..0.5 (in sides of the crop), got {value}.")
+            raise OptionError(f"{name}: expected 0..0.5 (in sides of the crop), got {value}.")

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import FrameError
-from ..frames import check_frames, to_uint8, to_unit
+from ..errors import OptionError
+from ..frames import check_finite, check_frames, to_uint8, to_unit
 from .face import Face
 
 WEIGHTS = Path(__file__).parent / "weights" / "mtcnn.safetensors"
@@ -164,9 +164,9 @@ class MTCNNDetector:
         unsure: bool = False,
     ) -> None:
         if not 0.0 < min_face <= 1.0:
-            raise ValueError(f"min_face: expected a fraction of the frame's short side in 0..1, got {min_face}.")
+            raise OptionError(f"min_face: expected a fraction of the frame's short side in 0..1, got {min_face}.")
         if len(thresholds) != 3 or not all(0.0 <= t < 1.0 for t in thresholds):
-            raise ValueError(f"thresholds: expected three probabilities in 0..1, got {thresholds}.")
+            raise OptionError(f"thresholds: expected three probabilities in 0..1, got {thresholds}.")
         self.device = torch.device(device)
         self.min_face = float(min_face)
         self.thresholds = tuple(float(t) for t in thresholds)
@@ -191,6 +191,7 @@ class MTCNNDetector:
             FrameError: pictures of the wrong layout, or with NaN or infinite values.
         """
         frames = check_frames(frames)
+        check_finite(frames)
         height, width = frames.shape[1:3]
         shrink = min(1.0, WORKING_SIDE / min(height, width))
         size = (max(PNET_CELL, round(height * shrink)), max(PNET_CELL, round(width * shrink)))
@@ -378,8 +379,6 @@ def _corrected(boxes: Tensor, correction: Tensor) -> Tensor:
 
 def _working_copy(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Frames [N, H, W, 3] as the networks take them, [N, 3, h, w] float32 in -1..1."""
-    if frames.is_floating_point() and not torch.isfinite(frames).all():
-        raise FrameError("frames: expected finite values, found NaN or infinity. Check the node before.")
     if tuple(frames.shape[1:3]) != size:
         pictures = to_uint8(frames).cpu().numpy()
         shrunk = [np.asarray(Image.fromarray(p).resize(size[::-1], Image.Resampling.BOX)) for p in pictures]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..devices import exact_float32, is_out_of_memory, warping_device
-from ..errors import FrameError
-from ..frames import check_frames, to_unit
+from ..errors import FrameError, OptionError
+from ..frames import check_finite, check_frames, mask_planes, to_unit
 from .colour import colour_statistics, matched
 from .crop import Crop, check_fit, same_shape, smooth
 from .detail import FINE, LOW_SIZE, change_map, moved_map, with_detail
@@ -56,7 +56,7 @@ class PasteOptions:
         mask_smoothing: how steady the mask is over time, in frames, 0..50.
 
     Raises:
-        ValueError: an unknown choice, or a number out of range.
+        OptionError: an unknown choice, or a number out of range.
     """
 
     mask: str = "face"
@@ -75,7 +75,7 @@ class PasteOptions:
         check_range("detail", self.detail, 0.0, 1.0)
         check_range("mask_smoothing", self.mask_smoothing, 0.0, 50.0, " (frames)")
         if self.mask == "parsing" and self.parsing_weights is None:
-            raise ValueError(
+            raise OptionError(
                 "mask: parsing needs the weights of the face-parsing network. Name the file (79999_iter.pth, as "
                 "published with the face-parsing project), or choose face or crop."
             )
@@ -150,7 +150,7 @@ class Paster:
         frames, edited = check_frames(frames), check_frames(edited, "edited")
         crop = self.crop[start : start + len(frames)]
         check_fit(frames, crop)
-        _check_edited(frames, edited)
+        _check_edited(frames, edited, start)
         own = None if own_mask is None else _own_masks(own_mask, crop, OWN_RIM)
         if portraits is not None:
             portraits = check_frames(portraits, "portraits")
@@ -276,7 +276,7 @@ def paste_back(
 
     Raises:
         FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
-        ValueError: an unknown `colour_match`.
+        OptionError: an unknown `colour_match`.
     """
     check_choice("colour_match", colour_match, COLOUR_MATCH)
     frames, edited = check_frames(frames), check_frames(edited, "edited")
@@ -297,15 +297,15 @@ def paste_back(
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise a ValueError unless `value` is one of `allowed`."""
+    """Raise an OptionError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
+        raise OptionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
 
 
 def check_range(name: str, value: float, low: float, high: float, unit: str = "") -> None:
-    """Raise a ValueError unless `value` is a number in low..high."""
+    """Raise an OptionError unless `value` is a number in low..high."""
     if not low <= value <= high:
-        raise ValueError(f"{name}: expected {low:g}..{high:g}{unit}, got {value}.")
+        raise OptionError(f"{name}: expected {low:g}..{high:g}{unit}, got {value}.")
 
 
 def small(picture: Tensor) -> Tensor:
@@ -462,7 +462,7 @@ def _steadied(crop: Crop, sigma: float) -> Crop:
     return replace(crop, landmarks=steady)
 
 
-def _check_edited(frames: Tensor, edited: Tensor) -> None:
+def _check_edited(frames: Tensor, edited: Tensor, start: int = 0) -> None:
     if len(frames) != len(edited):
         raise FrameError(
             f"Expected as many edited crops as frames, got {len(frames)} frames and {len(edited)} edited. Render "
@@ -473,35 +473,33 @@ def _check_edited(frames: Tensor, edited: Tensor) -> None:
             f"edited: expected square pictures, got {edited.shape[2]}x{edited.shape[1]}. An upscaler or restorer "
             "between must keep the shape."
         )
-    bad = [n for n in range(len(edited)) if edited.is_floating_point() and not torch.isfinite(edited[n]).all()]
-    if bad:
+    check_finite(frames, "frames", start)
+    check_finite(edited, "edited", start)
+
+
+def check_mask(mask: Tensor, crop: Crop) -> Tensor:
+    """A mask given from outside as [1 or N, h, w], whatever `mask_planes` takes; N are the frames of `crop`.
+
+    Raises:
+        FrameError: another number of masks, neither square nor of the full frames' shape, NaN or infinite values.
+    """
+    planes = mask_planes(mask)
+    fits = planes.ndim == 3 and (planes.shape[1] == planes.shape[2] or _is_whole(planes, crop))
+    if not fits or len(planes) not in (1, len(crop)):
+        height, width = crop.frame_size
         raise FrameError(
-            f"edited: expected finite values, found NaN or infinity in {len(bad)} of {len(edited)} crops, the first "
-            f"at {bad[:5]}. Check the node before (a half-precision upscaler or VAE is the usual cause)."
+            f"mask: expected 1 or {len(crop)} masks, square (the portrait's) or of the shape of {width}x{height} "
+            f"(the full frame's), got {list(mask.shape)}."
         )
-
-
-def mask_planes(mask: Tensor) -> Tensor:
-    """Masks as [N, h, w], from [h, w], [N, h, w] or [N, 1, h, w]; anything else as it is, for its user to refuse."""
-    if mask.ndim == 2:
-        return mask[None]
-    return mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask
+    if not torch.isfinite(planes).all():
+        raise FrameError("mask: expected values in 0..1, found NaN or infinity.")
+    return planes
 
 
 def _own_masks(mask: Tensor, crop: Crop, rim: float) -> list[_Mask]:
     """Masks given from outside, one for all frames or one a frame, with a rim that fades out over `rim`, if any."""
-    mask = mask_planes(mask)
-    whole = mask.ndim == 3 and _is_whole(mask, crop)
-    if mask.ndim != 3 or len(mask) not in (1, len(crop)) or not (whole or mask.shape[1] == mask.shape[2]):
-        height, width = crop.frame_size
-        raise FrameError(
-            f"mask: expected one for all or {len(crop)}, square (the portrait's) or of the shape of {width}x{height} "
-            f"(the full frame's), got {list(mask.shape)}."
-        )
-    if not torch.isfinite(mask).all():
-        raise FrameError("mask: expected values in 0..1, found NaN or infinity.")
-    mask = mask.detach().float().clamp(0.0, 1.0).cpu()
-    if whole:
+    mask = check_mask(mask, crop).detach().float().clamp(0.0, 1.0).cpu()
+    if _is_whole(mask, crop):
         border = feather_mask(crop.size, rim)[0]
         return [_Mask(border, _fitted(each, crop.frame_size)) for each in mask]
     return [_Mask(each * feather_mask(mask.shape[1], rim)[0] if rim else each) for each in mask]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import FrameError
-from ..frames import check_frames
+from ..frames import check_finite, check_frames
 from .appearance import describe
 from .cuts import find_cuts, thumbnails
 from .face import Face, FaceDetector
@@ -78,7 +78,7 @@ class TrackBuilder:
             faces: those in the frames where they are known; the detector finds them if None.
 
         Raises:
-            FrameError: frames of another size than those before, or that are no frames.
+            FrameError: frames of another size than those before, that are no frames, or with NaN or infinite values.
         """
         frames = check_frames(frames)
         size = (int(frames.shape[1]), int(frames.shape[2]))
@@ -88,6 +88,7 @@ class TrackBuilder:
                 f"frames: expected {self._size[1]}x{self._size[0]} as before, got {size[1]}x{size[0]}. The frames of "
                 "one clip have one size."
             )
+        check_finite(frames, start=len(self))
         self._size = size
         self._thumbs.append(thumbnails(frames))
         found = self._detector.detect(frames) if faces is None else faces

@@ -129,6 +129,6 @@ def track_faces(
 
     Raises:
         NoFaceError: no face in any frame, fewer people than `index` asks for, or nobody under the mask.
-        ValueError: an unknown `select`, a position beyond the frame, a mask of the wrong layout.
+        OptionError: an unknown `select`, a position beyond the frame, a mask of the wrong layout.
     """
     return find_people(detections, frame_size, cuts).choose(select, index, position, mask)

@@ -156,24 +156,25 @@ def decode(path: Path, notices: Notices | None = None) -> Generator[av.VideoFram
             "play it in a player, or convert it with ffmpeg first."
         )
     if broken is not None or failed or packets < expected:
-        logger.warning(
-            "%s: the file is damaged or truncated: %d frames were decoded%s, %d packets could not be decoded%s.",
-            path, shown, f" of {expected}" if expected else "", failed, f" ({broken.strerror})" if broken else "",
-        )  # fmt: skip
+        of, why = f" of {expected}" if expected else "", f" ({broken.strerror})" if broken else ""
+        (notices or Notices(path)).warn(
+            f"the file is damaged or truncated: {shown} frames were decoded{of}, {failed} packets could not be "
+            f"decoded{why}"
+        )
 
 
 def _warn_of_frame(notices: Notices, frame: av.VideoFrame) -> None:
     if frame.interlaced_frame:
         notices.warn(
             "interlaced video; it is not deinterlaced, so moving edges will look combed. Deinterlace it first, e.g. "
-            "ffmpeg -i IN -vf bwdif OUT."
+            "ffmpeg -i IN -vf bwdif OUT"
         )
 
 
 def _warn_of_stream(notices: Notices, stream: VideoStream, frame: av.VideoFrame) -> None:
     curve = HDR_TRANSFERS.get(int(stream.codec_context.color_trc))
     if curve:
-        notices.warn("HDR video (%s); it is not tone-mapped, colours will look flat.", curve)
+        notices.warn(f"HDR video ({curve}); it is not tone-mapped, colours will look flat")
     if stream.metadata.get("alpha_mode") == "1" or _shows_through(frame):
         notices.warn(TRANSPARENCY)
 

@@ -51,6 +51,8 @@ class VideoSink:
         timecode: str | None = None,
         created: str | None = None,
     ) -> None:
+        self.padding = 0, 0
+        """Pixels added on the right and at the bottom of every picture so far."""
         self._path, self._format, self._fps, self._pix_fmt = path, container, fps, pix_fmt
         self._codec = codec or ("libvpx-vp9" if container == "webm" else "libx264")
         self._step = _halvings(path, self._codec, pix_fmt)
@@ -197,6 +199,7 @@ class VideoSink:
     def _even(self, picture: np.ndarray) -> np.ndarray:
         height, width = picture.shape[:2]
         down, right = -height % self._step[0], -width % self._step[1]
+        self.padding = right, down
         return np.pad(picture, ((0, down), (0, right), (0, 0)), mode="edge") if down or right else picture
 
 

@@ -7,26 +7,31 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-TRANSPARENCY = "its transparency is left out."
+TRANSPARENCY = "its transparency is left out"
 
 
 class Notices:
     """What was said about a file already.
 
     Args:
-        path: the file or folder, which every warning names.
+        path: the file or folder, which every line in the log names.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._said: set[str] = set()
+        self._said: list[str] = []
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The warnings given so far, without the file's name and the full stop."""
+        return tuple(self._said)
 
     def said(self, text: str) -> bool:
         """Whether this warning was given."""
         return text in self._said
 
-    def warn(self, text: str, *values: object) -> None:
-        """Give a warning, unless it was given before; `values` go into it as logging has it."""
+    def warn(self, text: str) -> None:
+        """Give a warning (no full stop at its end), unless it was given before."""
         if text not in self._said:
-            self._said.add(text)
-            logger.warning("%s: " + text, self._path, *values)
+            self._said.append(text)
+            logger.warning("%s: %s.", self._path, text)

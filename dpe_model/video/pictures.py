@@ -92,7 +92,7 @@ def read_picture(path: Path, notices: Notices | None = None) -> np.ndarray:
         with _opening(path) as picture:
             picture.load()
             if picture.format == "WEBP" and getattr(picture, "is_animated", False):
-                notices.warn("an animated picture, of which only the first one is used. Convert it to a video first.")
+                notices.warn("an animated picture, of which only the first one is used. Convert it to a video first")
             if not notices.said(TRANSPARENCY) and _shows_through(picture):
                 notices.warn(TRANSPARENCY)
             turn = _TURNS.get(_orientation(picture))

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..errors import VideoError
-from ..frames import check_frames, to_uint8
+from ..frames import check_finite, check_frames, to_uint8
 from ..overlap import ahead
 from .access import existing, ffmpeg_path, naming
 from .clock import FrameClock, Grid, find_grid, may_round, rate_of
@@ -98,6 +98,7 @@ class FrameSource(ABC):
 
     def __init__(self, info: VideoInfo) -> None:
         self.info = info
+        self._notices = Notices(info.path)
         self._counted = info.frames
         self._times: list[Fraction] | None = None
 
@@ -164,6 +165,11 @@ class FrameSource(ABC):
     def _exact(self, times: list[Fraction], whole: bool = False) -> list[Fraction]:
         """Time stamps as the file has them made exact; `whole`: they are those of all frames."""
         return times
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the log was told of the file while it was read: interlaced, HDR, transparency; no full stops."""
+        return self._notices.texts
 
     def end_time(self) -> Fraction | None:
         """Until when the last frame is shown, in seconds on the file's own clock.
@@ -266,7 +272,6 @@ class _Pictures(FrameSource):
     def __init__(self, info: VideoInfo, paths: list[Path]) -> None:
         super().__init__(info)
         self._paths = paths
-        self._notices = Notices(info.path)
 
     def _pictures(self, start: int, stop: int | None) -> Pictures:
         for i, path in enumerate(self._paths[start:stop], start):
@@ -299,6 +304,7 @@ class MemoryFrames(FrameSource):
 
     def _pictures(self, start: int, stop: int | None) -> Pictures:
         for i, frame in enumerate(self._frames[start:stop], start):
+            check_finite(frame[None], str(self.info.path), i)
             yield to_uint8(frame).cpu().numpy(), i / self.info.fps
 
     def _count(self) -> int:
@@ -354,6 +360,11 @@ class Section(FrameSource):
     def _exact(self, times: list[Fraction], whole: bool = False) -> list[Fraction]:
         return self._source._exact(times)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Those of the whole source."""
+        return self._source.notices
+
     def end_time(self) -> Fraction | None:
         """As the whole source's, where the stretch reaches to its last frame; cut off where the stretch ends."""
         told = self._source.end_time() if self._reaches_end else None
@@ -364,7 +375,6 @@ class _Video(FrameSource):
     def __init__(self, info: VideoInfo, orientation: Orientation) -> None:
         super().__init__(info)
         self._orientation = orientation
-        self._notices = Notices(info.path)
         self._grid: Grid | None = None
         self._grid_sought = not may_round(info.fps, info.tick) if info.tick else True
         self._furthest, self._until = -1, Fraction(0)

@@ -23,6 +23,7 @@ from torch import Tensor
 from .access import ffmpeg_path, naming
 from .clock import STEP_BACK
 from .decoding import video_streams
+from .notices import Notices
 from .reader import PICTURE_FPS
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class _Track:
 
     def __init__(self, source: Path, number: int, output: OutputContainer, container: str, origin: Fraction) -> None:
         self._path = source
+        self._damages = Notices(source)
         self._origin = origin
         self._keeps_early = container in ("mp4", "mov")  # whose edit lists hide what lies before 0
         self._input = _open(source)
@@ -151,7 +153,13 @@ class _Track:
             self._output.mux(self._out.encode(None))
 
     def _write(self, piece: Piece) -> None:
-        self._output.mux([piece] if isinstance(piece, av.Packet) else self._out.encode(piece))
+        if not isinstance(piece, av.Packet):
+            self._output.mux(self._out.encode(piece))
+            return
+        try:
+            self._output.mux([piece])
+        except (av.error.InvalidDataError, av.error.PatchWelcomeError) as error:  # what converts or muxes it reads it
+            self._damages.warn(f"a stretch of its sound is damaged and is left out ({error.strerror})")
 
     def close(self) -> None:
         self._pending.close()

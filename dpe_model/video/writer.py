@@ -102,7 +102,7 @@ class FrameWriter:
         """How many frames were written."""
         self._size = size
         self._given = timestamps == "given"
-        partial = _partial(self.path)
+        partial = partial_of(self.path)
         _, kind = _target(path)
         self._sink: _Sink
         if kind == "folder":
@@ -122,6 +122,11 @@ class FrameWriter:
         self._begun = False
 
     @property
+    def padding(self) -> tuple[int, int]:
+        """Pixels added on the right and at the bottom, which the video's encoding needs of this size; 0, 0 at first."""
+        return self._sink.padding if isinstance(self._sink, VideoSink) else (0, 0)
+
+    @property
     def takes_times(self) -> bool:
         """Whether `write` gets each frame's time."""
         return self._given
@@ -135,7 +140,7 @@ class FrameWriter:
         """
         target, kind = _target(path)
         # Until it is complete the result goes by another name, at which a source must not lie either.
-        check_not_replaced((target, _partial(target)), sources)
+        check_not_replaced((target, partial_of(target)), sources)
         with naming(target, "creating it", "Choose a place where files can be written."):
             if kind == "folder":
                 if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -146,7 +151,7 @@ class FrameWriter:
             elif target.is_dir():
                 raise VideoError(f"{target}: expected the name of a file to write, this is a folder. Add a file name.")
             target.parent.mkdir(parents=True, exist_ok=True)
-            _try(_partial(target), kind)
+            _try(partial_of(target), kind)
         return target
 
     def write(self, frames: Tensor, pts: Sequence[Fraction] | None = None) -> None:
@@ -206,7 +211,7 @@ class FrameWriter:
         if self.frames == 0:
             self.abort()
             raise VideoError(f"{self.path}: nothing to save, no frame was written. Check the input.")
-        partial = _partial(self.path)
+        partial = partial_of(self.path)
         self._open = False
         try:
             with naming(self.path, "completing it", f"{_SPACE_ADVICE} What was written is in {partial.name}."):
@@ -222,7 +227,7 @@ class FrameWriter:
         if not self._open:
             return
         self._open = False
-        partial = _partial(self.path)
+        partial = partial_of(self.path)
         try:
             if self.frames:
                 with naming(partial, "completing it", _SPACE_ADVICE):
@@ -317,7 +322,8 @@ def _is_folder(target: Path) -> bool:
         return False
 
 
-def _partial(target: Path) -> Path:
+def partial_of(target: Path) -> Path:
+    """Where a result lies until it is complete."""
     return target.with_name(f"{target.stem}.partial{target.suffix}")
 
 

@@ -340,6 +340,28 @@ def test_lengths_that_do_not_meet_are_explained(comfy: ComfyServer, graph: Promp
     assert len(frames(comfy, comfy.queue(held), "saved paste")) == FRAMES
 
 
+def test_a_driver_of_another_rate_plays_at_its_own_speed(comfy: ComfyServer, graph: Prompt):
+    """A still at 30 frames a second by a driver at 15: each of its frames is shown twice as long."""
+    names = (*SOURCE, *DRIVER, "expression", "saved expression")
+    still = _part(graph, *names) | {
+        "source few": _length(graph["source few"], 1),
+        "source code": _with(graph["source code"], fps=30.0),
+        "driver code": _with(graph["driver code"], fps=15.0),
+    }
+    by_frames = comfy.queue(still | {"edit": _with(graph["edit"], length="hold")})
+    by_seconds = comfy.queue(still | {"edit": _with(graph["edit"], length="hold", timing="seconds")})
+    short, long = (frames(comfy, outputs, "saved expression") for outputs in (by_frames, by_seconds))
+    assert (len(short), len(long)) == (FRAMES, 2 * FRAMES)
+    assert all(np.abs(short[n].astype(int) - long[2 * n]).max() <= 1 for n in range(FRAMES))
+    assert not np.array_equal(long[0], long[1])
+    clip = _part(graph, *names) | {"source code": still["source code"], "driver code": still["driver code"]}
+    told = comfy.queue(clip | {"edit": _with(graph["edit"], length="hold")})
+    assert any("Set timing to seconds" in line for line in note_lines(told["edit"]))
+    unknown = clip | {"driver code": graph["driver code"]}
+    told = comfy.queue(unknown | {"edit": _with(graph["edit"], length="hold", timing="seconds")})
+    assert any("The expression driver has no frame rate" in line for line in note_lines(told["edit"]))
+
+
 def test_crop_portrait_shows_and_chooses_people(comfy: ComfyServer, graph: Prompt):
     """The overlay, a mask, boxes and a match, as other nodes give them."""
     wide = _with(graph["source video"], file="dpe_full_frame.mp4")

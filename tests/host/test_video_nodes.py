@@ -123,6 +123,17 @@ def test_pictures_and_sound_in_memory_are_edited_too(comfy: ComfyServer, graph: 
     assert has_sound(file)
 
 
+def test_an_odd_size_becomes_even_and_is_said(comfy: ComfyServer, graph: Prompt, node):
+    parts = {
+        "parts": node("GetVideoComponents", video=["video", 0]),
+        "odd": node("ImageScale", image=["parts", 0], width=639, height=479),
+        "made": node("CreateVideo", images=["odd", 0], fps=25.0),
+    }
+    outputs = comfy.queue({**changed(graph, video=["made", 0]), **parts})
+    assert read(saved(comfy, outputs)).shape[1:3] == (480, 640)
+    assert any(line.startswith("video: 639x479 became 640x480") for line in note_lines(outputs["drive"]))
+
+
 def test_frames_of_the_driver_without_a_face_are_named(comfy: ComfyServer, graph: Prompt, node):
     gap = {"driver": node("LoadVideo", file="gap.mp4")}
     outputs = comfy.queue({**changed(graph, driver_crop="face"), **gap})

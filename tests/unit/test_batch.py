@@ -151,6 +151,44 @@ def test_a_csv_line_overrides_the_command_line(files):
     assert one.options.paste.feather == two.options.paste.feather == 0.2
 
 
+def test_spaces_after_commas_are_no_part_of_names(files):
+    (job,) = jobs(files, "source, driving, strength\none.mp4, two.mp4, 0.5\n", name="m.csv")
+    assert (job.source, job.drivers.expression) == (files / "one.mp4", files / "two.mp4")
+    assert job.drivers.expression_strength == 0.5
+
+
+@pytest.mark.parametrize("line", [{"person": "left"}, {"person-index": 1}, {"person-at": [0.1, 0.2]}])
+def test_a_line_chooses_the_person_in_its_own_way(files, line):
+    text = json.dumps({"source": "one.mp4", **line})
+    for option in (("--person", "right"), ("--person-at", "0.5,0.5"), ("--person-index", "2")):
+        crop = jobs(files, text, *option)[0].options.crop
+        if "person" in line:
+            assert crop.person == "left"
+        elif "person-index" in line:
+            assert (crop.person, crop.person_index) == ("index", 1)
+        else:
+            assert (crop.person, crop.position) == ("position", (0.1, 0.2))
+
+
+def test_a_line_names_drivers_in_its_own_way(files):
+    (job,) = jobs(files, '{"source": "one.mp4", "expression": "x.mp4"}')
+    assert (job.drivers.expression, job.drivers.pose) == (files / "x.mp4", None)
+    (job,) = jobs(files, '{"source": "one.mp4", "pose": "p.mp4"}', "--edit", "both")
+    assert (job.drivers.expression, job.drivers.pose) == (files / "driving.mp4", files / "p.mp4")
+    words = arguments(files, files / "m.jsonl", "out", "--expression", "x.mp4")
+    del words[words.index("--driving") : words.index("--driving") + 2]
+    (files / "m.jsonl").write_text('{"source": "one.mp4", "driving": "two.mp4"}')
+    (job,) = read_manifest(build_parser().parse_args([str(word) for word in words]))
+    assert job.drivers.expression == files / "two.mp4"
+
+
+def test_a_line_s_scale_takes_the_place_of_a_match(files):
+    text = '{"source": "one.mp4", "scale": 2.5}\n{"source": "two.mp4"}'
+    one, two = (job.options.crop for job in jobs(files, text, "--match", "two.mp4"))
+    assert (one.scale, one.match) == (2.5, None)
+    assert two.match == Path("two.mp4")
+
+
 def test_json_values_of_all_kinds(files):
     text = '{"source": "one.mp4", "strength": 0, "person-at": [0.5, 0.25], "pose": "p.mp4", "mode": null}\n\n'
     (job,) = jobs(files, text)
@@ -182,6 +220,14 @@ def test_absolute_paths_stay(files, tmp_path):
         ("m.jsonl", '{"source": "a.mp4", "model": "x.pt"}', ("line 1", "model")),
         ("m.jsonl", "\n", ("at least one",)),
         ("m.csv", "source,strength\na.mp4,1,2\n", ("line 2", "more values")),
+        ("m.csv", "source,strength, source\na.mp4,1,b.mp4\n", ("line 1", "source is there twice")),
+        (
+            "m.jsonl",
+            '{"source": "a.mp4", "pose-strength": 1, "pose_strength": 2}',
+            ("line 1", "pose_strength is there"),
+        ),
+        ("m.jsonl", '{"source": "a.mp4", "person": "left", "person-index": 1}', ("line 1", "one way")),
+        ("m.jsonl", '{"source": "a.mp4", "driving": "b.mp4", "expression": "c.mp4"}', ("line 1", "nothing is left")),
         (
             "m.jsonl",
             '{"source": "a.mp4", "output": "OUT/b.mp4"}\n{"source": "b.mp4"}',

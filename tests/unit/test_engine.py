@@ -10,7 +10,7 @@ from dpe_model.devices import SHARE, picture_bytes
 from dpe_model.engine import Engine, Services, resolve_precision
 from dpe_model.errors import CheckpointError, DPEError, FrameError, MotionError
 from dpe_model.frames import to_network
-from dpe_model.motion import Edit
+from dpe_model.motion import Edit, EditPlan
 from dpe_model.network.encoder import concat_encodings
 
 from .tiny import CONFIG, clip, tiny_checkpoint, tiny_network
@@ -111,6 +111,19 @@ def test_driver_shorter_than_source(policy):
     driver = engine().encode(clip(3, seed=1)).motion
     latent = engine().encode(clip(8)).with_policy(policy).with_edit("expression", Edit(driver))
     assert len(rendered(latent, "expression")) == (3 if policy == "trim" else 8)
+
+
+@pytest.mark.parametrize("chunks", [(9,), (4, 5)])
+def test_frames_with_nan_are_named_by_their_place_in_the_clip(chunks):
+    frames = clip(9).float() / 255
+    frames[7, 3, 3] = float("nan")
+    for act in (
+        lambda: engine(chunk=2).measure(frames.split(chunks)),
+        lambda: engine(chunk=2, budget=2**30).encode(frames),
+        lambda: list(engine(chunk=2).render_stream(frames.split(chunks), [("pose", EditPlan.make([], 9, "trim"))])),
+    ):
+        with pytest.raises(FrameError, match=r"at frame 7\."):
+            act()
 
 
 def test_streams_equal_batches():

@@ -17,9 +17,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dpe_model.engine import Engine
-from dpe_model.errors import MotionError, VideoError
+from dpe_model.errors import FrameError, MotionError, VideoError
 from dpe_model.jobs import (
     CropOptions,
     DriveJob,
@@ -181,7 +182,14 @@ def test_pictures_rendered_in_pieces_find_their_frames(engine, driver, tmp_path,
     with FrameWriter(source, 25) as writer:
         writer.write(noise(11))
     edit(engine, source, Drivers(driver), tmp_path / "whole")
-    monkeypatch.setattr(Engine, "_split", lambda self, frames: iter(frames.split(3)))
+
+    def split(self, stream, length=None):
+        start = 0
+        for part in (part for frames in stream for part in frames.split(3)):
+            yield start, part
+            start += len(part)
+
+    monkeypatch.setattr(Engine, "_split", split)
     edit(engine, source, Drivers(driver), tmp_path / "pieces")
     assert torch.equal(read_frames(tmp_path / "whole"), read_frames(tmp_path / "pieces"))
 
@@ -210,15 +218,36 @@ def test_a_turned_clip_comes_out_upright(engine, driver, tmp_path):
     assert not torch.equal(before[44:52, 28:36], after[44:52, 28:36])
 
 
-def test_odd_sizes_get_one_more_row_and_column(engine, driver, tmp_path):
+def test_odd_sizes_get_one_more_row_and_column(engine, driver, tmp_path, caplog):
     frames = noise(3, 65, 49)
     folder = tmp_path / "frames"
     with FrameWriter(folder, 25) as writer:
         writer.write(frames)
     edit(engine, folder, Drivers(driver), tmp_path / "out.mp4")
     assert (probe(tmp_path / "out.mp4").width, probe(tmp_path / "out.mp4").height) == (66, 50)
+    assert caplog.text.count("65x49 became 66x50") == 1
     edit(engine, folder, Drivers(driver), tmp_path / "out")
     assert read_frames(tmp_path / "out").shape == frames.shape
+    assert caplog.text.count("became") == 1
+
+
+def test_a_picture_too_small_is_named(engine, driver, tmp_path):
+    with FrameWriter(tmp_path / "frames", 25) as writer:
+        writer.write(noise(1, 48, 16))
+    Image.new("RGB", (48, 8)).save(tmp_path / "frames/000000.png")
+    with pytest.raises(FrameError, match=r"frames: .*48x8"):
+        edit(engine, tmp_path / "frames", Drivers(driver), tmp_path / "out.mp4")
+
+
+def test_an_overlay_does_not_lie_where_the_portraits_are_made(tmp_path):
+    source = encode(tmp_path / "in.mp4", noise(3))
+    with pytest.raises(VideoError, match="partial"):
+        crop_clip(source, tmp_path / "out.mp4", CropOptions(), 32, overlay=tmp_path / "out.partial.mp4")
+
+
+def test_portraits_of_no_reasonable_size_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="16 to 8192 px"):
+        crop_clip(encode(tmp_path / "in.mp4", noise(3)), tmp_path / "out.mp4", CropOptions(), 20000)
 
 
 def test_large_frames_go_in_smaller_chunks(engine, driver, tmp_path):

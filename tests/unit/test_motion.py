@@ -121,7 +121,16 @@ def test_an_unwritable_place_is_said(tmp_path):
         motion(2).save(tmp_path / "file" / "m.safetensors")
 
 
-@pytest.mark.parametrize("alpha", [torch.zeros(0, 3), torch.zeros(3), torch.tensor([[1.0, float("nan")]])])
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        torch.zeros(0, 3),
+        torch.zeros(3),
+        torch.tensor([[1.0, float("nan")]]),
+        torch.zeros(2, 3, dtype=torch.complex64),
+        torch.zeros(2, 3, dtype=torch.int64),
+    ],
+)
 def test_refuses_what_is_no_motion(alpha):
     with pytest.raises(MotionError):
         Motion(alpha, "a")
@@ -131,6 +140,17 @@ def test_motions_of_different_checkpoints_do_not_mix():
     latent = Latent(clip(2), motion(2))
     with pytest.raises(MotionError, match="another checkpoint"):
         latent.with_edit("pose", Edit(motion(2, checkpoint="b")))
+
+
+def test_numbers_of_narrow_kinds_are_widened():
+    kept = Motion(torch.tensor([[0.5, 2.0]]).to(torch.float8_e4m3fn), "a")
+    assert torch.equal(kept.alpha, torch.tensor([[0.5, 2.0]]))
+
+
+def test_a_driver_of_other_numbers_is_refused():
+    other = Motion(torch.zeros(2, 7), "a")
+    with pytest.raises(MotionError, match="expected 3 numbers a frame, got 7"):
+        Latent(clip(2), motion(2)).with_edit("pose", Edit(other))
 
 
 def test_latents_collect_edits():
@@ -229,3 +249,45 @@ def test_times_that_do_not_rise():
     for times in ([0.0, float("nan"), 2.0], [0.0, 1.0, float("inf")], [0.0, 1.0, 1.0], [0.5, 1.0, 2.0]):
         with pytest.raises(MotionError, match="increasing times"):
             Motion(torch.zeros(3, 20), "x", 25.0, torch.tensor(times, dtype=torch.float64))
+
+
+def timed(own: Motion, *drivers: Motion, policy="hold") -> Latent:
+    latent = Latent(clip(len(own)), own).with_policy(policy, "seconds")
+    for driver in drivers:
+        latent = latent.with_edit("pose", Edit(driver))
+    return latent
+
+
+def test_by_seconds_a_driver_of_another_rate_plays_at_its_own_speed():
+    latent = timed(ramp(6, 30.0), ramp(9, 15.0))
+    (frames,) = latent.plan("pose").frames
+    assert frames.tolist() == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.5])
+    assert latent.length == 6
+    by_frames = latent.with_policy("hold")
+    assert by_frames.plan("pose").frames[0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_by_seconds_trim_ends_with_the_driver():
+    assert timed(ramp(60, 30.0), ramp(10, 15.0), policy="trim").length == 20
+    assert timed(ramp(60, 30.0), ramp(10, 15.0), ramp(3, 10.0), policy="trim").length == 9
+    assert timed(ramp(60, 30.0), policy="trim").length == 60
+
+
+def test_by_seconds_a_still_takes_its_own_rate_or_the_first_driver_s():
+    drivers = ramp(12, 24.0), ramp(30, 30.0)
+    assert timed(ramp(1, 10.0), *drivers).length == 10
+    latent = timed(ramp(1, None), *drivers)
+    assert latent.length == 24
+    assert latent.plan("pose").frames[1][:3].tolist() == pytest.approx([0.0, 1.25, 2.5])
+
+
+def test_by_seconds_what_has_no_rate_goes_frame_by_frame():
+    assert timed(ramp(6, None), ramp(9, 15.0)).clock is None
+    (frames,) = timed(ramp(4, 30.0), ramp(9, None)).plan("pose").frames
+    assert frames.tolist() == [0, 1, 2, 3]
+    assert timed(ramp(1, None), ramp(9, None)).length == 9
+
+
+def test_by_seconds_an_uneven_source_keeps_its_times():
+    (frames,) = timed(ramp(4, 10.0, UNEVEN), ramp(20, 20.0)).plan("pose").frames
+    assert frames.tolist() == pytest.approx([0.0, 2.0, 3.0, 8.0])

@@ -39,7 +39,7 @@ def test_the_first_at_the_position_is_meant_not_who_comes_later() -> None:
     assert [f.centre[0] for f in track.seen] == [100 + 20 * n for n in range(20)]
 
 
-@pytest.mark.parametrize("shape", [SIZE, (48, 64), (1, 480, 640)])
+@pytest.mark.parametrize("shape", [SIZE, (48, 64), (1, 480, 640), (1, 1, 48, 64)])
 def test_by_mask_of_any_size(shape: tuple[int, ...]) -> None:
     mask = torch.zeros(shape)
     mask[..., int(shape[-1] * 0.6) :] = 1.0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpe_model.errors import FrameError
-from dpe_model.portrait import DetectorError, Face, load_detector
+from dpe_model.portrait import DetectorError, Face, TrackBuilder, load_detector
 from dpe_model.portrait import mtcnn as mtcnn_module
 from dpe_model.portrait.mtcnn import MTCNN, MTCNNDetector, halvings, pyramid, sample_patches, square, suppress
 
@@ -77,6 +77,10 @@ def test_grey_and_rgba_are_taken_and_nan_is_refused() -> None:
     assert detector.detect(torch.zeros(1, 32, 32, 4)) == [[]]
     with pytest.raises(FrameError, match="finite"):
         detector.detect(torch.full((1, 32, 32, 3), float("nan")))
+    builder = TrackBuilder(detector)
+    builder.add(torch.zeros(3, 32, 32, 3))
+    with pytest.raises(FrameError, match=r"at frames 3, 4\."):
+        builder.add(torch.full((2, 32, 32, 3), float("inf")))
 
 
 def test_pyramid_is_bounded_by_the_smallest_face_not_by_the_frame() -> None:

@@ -76,6 +76,17 @@ def test_chunks_do_not_matter(options: PasteOptions) -> None:
     assert psnr(given[0], whole[0], whole[1] > 0) > 40
 
 
+@pytest.mark.parametrize("broken", ["frames", "edited"])
+def test_nan_is_refused_by_its_frame_before_it_spoils_what_follows(broken: str) -> None:
+    crop = crop_of(6)
+    clips = {"frames": torch.rand(6, 200, 300, 3), "edited": torch.rand(6, 64, 64, 3)}
+    clips[broken][4, 40, 40] = float("nan")
+    paster = Paster(PasteOptions(), crop)
+    paster.paste(clips["frames"][:3], clips["edited"][:3], 0)
+    with pytest.raises(FrameError, match=rf"{broken}: .* at frame 4\."):
+        paster.paste(clips["frames"][3:], clips["edited"][3:], 3)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=["default", "crop", "histogram"])
 def test_outside_the_mask_every_byte_stays(options: PasteOptions) -> None:
     frames, crop = smooth_noise(3, 200, 300), crop_of(3)
@@ -125,7 +136,7 @@ def test_a_mask_of_ones_own_shows_where_it_is_white(shape: tuple[int, int]) -> N
     assert torch.equal(out > 0, (mask > 0.5 / 255)[..., None].expand_as(out))
     border = crop.inverse(1)[0, :, 2]
     assert mask[0, int(border[1])].max() == 0.0
-    with pytest.raises(FrameError, match="mask: expected one for all or 2"):
+    with pytest.raises(FrameError, match="mask: expected 1 or 2 masks"):
         Paster(PasteOptions(), crop).paste(frames, white, 0, torch.ones(3, 64, 64))
 
 
@@ -140,7 +151,7 @@ def test_masks_of_ones_own_come_in_several_layouts() -> None:
     assert torch.equal(pasted(own[:, None]), pasted(own))
     assert torch.equal(pasted(own[:1, None]), pasted(own[0]))
     for shape in ((2, 1, 1, 200, 300), (1, 2, 200, 300), (200,)):
-        with pytest.raises(FrameError, match="mask: expected one for all or 2"):
+        with pytest.raises(FrameError, match="mask: expected 1 or 2 masks"):
             pasted(torch.ones(shape))
 
 

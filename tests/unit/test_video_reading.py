@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from dpe_model.errors import VideoError
+from dpe_model.errors import FrameError, VideoError
 from dpe_model.video import MemoryFrames, Section, open_frames, probe, read_frames, reader
 from dpe_model.video.pixels import Colour
 
@@ -265,8 +265,11 @@ def test_a_cut_off_video_gives_its_frames_and_says_how_many(tmp_path: Path, capl
     source = open_frames(clip)
     with caplog.at_level(logging.WARNING):
         count = sum(len(c) for c in source.chunks(8))
+        assert sum(len(c) for c in source.chunks(8)) == count
     assert 10 < count < 30
-    assert f"{count} frames were decoded of 40" in caplog.text
+    assert caplog.text.count(f"{count} frames were decoded of 40") == 1
+    (notice,) = Section(source, Fraction(0)).notices
+    assert f"{count} frames were decoded of 40" in notice
 
 
 def test_a_video_cut_off_before_its_index_is_an_error(tmp_path: Path) -> None:
@@ -360,6 +363,15 @@ def test_frames_in_memory_are_a_source(dtype: torch.dtype) -> None:
     assert [numbers(c) for c in source.chunks(4, 1)] == [[1, 2, 3, 4], [5, 6]]
     assert (len(source), source.info.fps, source.info.width) == (7, 10, 32)
     assert source.frame_times()[3] == Fraction(3, 10)
+
+
+def test_frames_in_memory_with_nan_are_refused_by_their_number() -> None:
+    frames = counted_frames(7) / 255
+    frames[5, 3, 3] = float("nan")
+    chunks = MemoryFrames(frames, Fraction(10), "video").chunks(2)
+    assert [len(next(chunks)) for _ in range(2)] == [2, 2]
+    with pytest.raises(FrameError, match=r"video: expected finite values, found NaN or infinity at frame 5\."):
+        next(chunks)
 
 
 def test_colours_and_pixel_shape_are_told(tmp_path: Path) -> None:

@@ -652,3 +652,18 @@ def test_a_folder_that_is_there_counts_as_one_whatever_its_name(tmp_path: Path) 
     with FrameWriter(folder, 25) as writer:
         writer.write(counted_frames(2))
     assert len(read_frames(folder)) == 2
+
+
+def test_a_damaged_stretch_of_copied_sound_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What turns a broadcast's AAC into an MP4 file's reads each packet's header."""
+    path = encode(tmp_path / "a.ts", counted_frames(50), sound=clicks(FLASHES, 2.0))
+    content = bytearray(path.read_bytes())
+    headers = [i for i in range(len(content) - 1) if content[i] == 0xFF and content[i + 1] in (0xF0, 0xF1)]
+    for header in headers[40:42]:
+        for i in range(header, header + 7):
+            content[i] ^= 0xFF
+    path.write_bytes(content)
+    copy(path, tmp_path / "b.mp4", given=True)
+    assert len(open_frames(tmp_path / "b.mp4")) == 50
+    assert heard(tmp_path / "b.mp4")[0] == pytest.approx(FLASHES, abs=0.05)
+    assert caplog.text.count("a stretch of its sound is damaged") == 1
