@@ -27,7 +27,7 @@ def reference_frame() -> io.Input:
         min=-100000,
         max=100000,
         step=1,
-        tooltip="The driver's frame that counts as its rest, for relative mode. -1 is the last frame.",
+        tooltip="The driver's neutral frame: relative mode adds the change since it. -1 is the last frame.",
     )
 
 
