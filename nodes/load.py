@@ -116,9 +116,9 @@ class LoadDPEModel(io.ComfyNode):
                     default="from the file",
                     optional=True,
                     tooltip=(
-                        "Which of the model's two branches edits the expression. Training decides this by chance; files "
-                        "saved by this pack record it, others are taken to be like the released model. Change it only "
-                        "if Render Expression moves the head."
+                        "Which of the model's two branches edits the expression. Training decides this by chance; "
+                        "files saved by this pack record it, others are taken to be like the released model. Change it "
+                        "only if Render Expression moves the head."
                     ),
                 ),
                 io.Boolean.Input(

@@ -85,9 +85,9 @@ class EncodeMotion(io.ComfyNode):
 
 
 def _faceless(crop: Crop | None) -> list[str]:
-    if crop is None or not len(crop.faceless):
+    if crop is None or not len(crop.faceless_frames):
         return []
-    return [f"No face at frames {ranges(crop.faceless)}: there the motion goes straight on"]
+    return [f"No face at frames {ranges(crop.faceless_frames)}: there the motion goes straight on"]
 
 
 class EditLatent(io.ComfyNode):

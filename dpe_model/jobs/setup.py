@@ -214,8 +214,8 @@ def measure_clip(
             motion = engine.measure(_counted(chunks, count), None)
     if clip.crop is not None:
         crop = clip.crop[: len(motion)]
-        if len(crop.faceless):
-            frames = ranges(crop.faceless)
+        if len(crop.faceless_frames):
+            frames = ranges(crop.faceless_frames)
             reporter.warn(source.info.path, f"no face at frames {frames}: there the motion goes straight on")
         motion = bridge_faceless(motion, crop)
     if source.info.kind != "video":
@@ -228,10 +228,10 @@ def measure_clip(
 
 def bridge_faceless(motion: Motion, crop: Crop | None) -> Motion:
     """A driver's motion, straight where its crop knows of no face; measured now if it must be (`motion.settled`)."""
-    if crop is None or not len(crop.faceless):
+    if crop is None or not len(crop.faceless_frames):
         return motion
     known = np.ones(len(crop), dtype=bool)
-    known[crop.faceless] = False
+    known[crop.faceless_frames] = False
     return bridge(motion.settled(), known, crop.parts())
 
 

@@ -49,9 +49,9 @@ class Crop:
         frame_size: height and width of the full frames, px.
         size: side of the crops, px, where none other is asked for.
         landmarks: [N, 5, 2] float64 in the unit square (order as in `Face`), lightly smoothed; None if unknown.
-        found: [N] bool: whether the frame is to be edited. False where there is no face under `no_face="pass"`, for
+        edited: [N] bool: whether the frame is to be edited. False where there is no face under `no_face="pass"`, for
             long under "auto", and in shots that never show the person.
-        held: [N] bool: frames without a face, framed as those around them; None if unknown.
+        faceless: [N] bool: whether the face was not found, and the frame is framed as those around it; None if unknown.
         part: [N] int: which part of the clip each frame belongs to, between which nothing is mixed (shots, and what
             lies before and after a long absence); None if all are one.
     """
@@ -60,17 +60,17 @@ class Crop:
     frame_size: tuple[int, int]
     size: int
     landmarks: np.ndarray | None
-    found: np.ndarray
-    held: np.ndarray | None = None
+    edited: np.ndarray
+    faceless: np.ndarray | None = None
     part: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.matrix)
-        if self.matrix.shape != (n, 2, 3) or self.found.shape != (n,):
+        if self.matrix.shape != (n, 2, 3) or self.edited.shape != (n,):
             raise ValueError(
-                f"Crop: expected matrix [N, 2, 3] and found [N], got {self.matrix.shape}, {self.found.shape}."
+                f"Crop: expected matrix [N, 2, 3] and edited [N], got {self.matrix.shape}, {self.edited.shape}."
             )
-        for name in ("held", "part"):
+        for name in ("faceless", "part"):
             given = getattr(self, name)
             if given is not None and given.shape != (n,):
                 raise ValueError(f"Crop: expected {name} [{n}], got {given.shape}.")
@@ -91,9 +91,9 @@ class Crop:
         return replace(
             self,
             matrix=self.matrix[frames],
-            found=self.found[frames],
+            edited=self.edited[frames],
             landmarks=taken(self.landmarks),
-            held=taken(self.held),
+            faceless=taken(self.faceless),
             part=taken(self.part),
         )
 
@@ -112,9 +112,9 @@ class Crop:
         return replace(
             self,
             matrix=again(self.matrix),
-            found=again(self.found),
+            edited=again(self.edited),
             landmarks=None if self.landmarks is None else again(self.landmarks),
-            held=None if self.held is None else again(self.held),
+            faceless=None if self.faceless is None else again(self.faceless),
             part=None if self.part is None else again(self.part),
         )
 
@@ -155,9 +155,9 @@ class Crop:
         return invert(self.pixel_matrix(size))
 
     @property
-    def faceless(self) -> np.ndarray:
+    def faceless_frames(self) -> np.ndarray:
         """[K]: numbers of the frames that are known to show no face."""
-        return np.flatnonzero(np.zeros(len(self), dtype=bool) if self.held is None else self.held)
+        return np.array([], dtype=int) if self.faceless is None else np.flatnonzero(self.faceless)
 
     @property
     def sides(self) -> np.ndarray:
@@ -233,8 +233,8 @@ def frame_portraits(
         frame_size=track.frame_size,
         size=size,
         landmarks=(marks - corner[:, None]) / side[:, None, None],
-        found=edited,
-        held=~found,
+        edited=edited,
+        faceless=~found,
         part=number,
     )
 

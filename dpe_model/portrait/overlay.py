@@ -62,7 +62,7 @@ def _drawn(frame: Tensor, people: People, chosen: int, crop: Crop, n: int, longe
     found = people.tracks[chosen].faces[n] is not None
     draw.line([*points, points[0]], fill=SQUARE if found else HELD, width=2)
     if not found:
-        _label(draw, points[0], "held" if crop.found[n] else "untouched", HELD, font)
+        _label(draw, points[0], "held" if crop.edited[n] else "untouched", HELD, font)
     for track in sorted(people.tracks, key=lambda track: track.person == chosen):
         face = track.faces[n]
         if face is not None:

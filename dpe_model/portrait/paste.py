@@ -139,7 +139,7 @@ class Paster:
 
         Returns:
             The frames [n, H, W, 3] in their dtype on the CPU, and the mask [n, H, W] float32 that was used. Where the
-            mask is 0 the result equals the frame bit for bit. Frames with `crop.found` False come back untouched with
+            mask is 0 the result equals the frame bit for bit. Frames with `crop.edited` False come back untouched with
             an empty mask.
 
         Raises:
@@ -158,7 +158,7 @@ class Paster:
                 raise FrameError(f"portraits: expected {len(frames)}, one a frame, got {len(portraits)}.")
         canvas = _Canvas(frames)
         with exact_float32(self.device):
-            for n in map(int, np.flatnonzero(crop.found)):
+            for n in map(int, np.flatnonzero(crop.edited)):
                 portrait = None if portraits is None else portraits[n]
                 mask = None if own is None else own[n if len(own) > 1 else 0]
                 self._paste_somewhere(canvas, n, edited[n], crop[n : n + 1], portrait, mask)
@@ -212,7 +212,8 @@ class Paster:
             portrait = self._unit(portrait)
         source_low, edited_low = small(portrait), small(edited)
         part = None if crop.part is None else int(crop.part[0])
-        held = crop.held is not None and bool(crop.held[0])  # without the face: it says nothing of the face's colours
+        # Without the face, a frame says nothing of the face's colours.
+        held = crop.faceless is not None and bool(crop.faceless[0])
         if (past.scenes.is_cut(source_low) and not held) or part != past.part:
             for state in (past.jaw, past.face, past.moved, past.colours):
                 state.reset()
@@ -272,7 +273,7 @@ def paste_back(
 
     Returns:
         The frames [N, H, W, 3] in their dtype on the CPU, and the mask [N, H, W] float32 that was used.
-        Frames with `crop.found` False come back untouched with an empty mask.
+        Frames with `crop.edited` False come back untouched with an empty mask.
 
     Raises:
         FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
@@ -286,7 +287,7 @@ def paste_back(
         mask = feather_mask(crop.size) if crop.landmarks is None else face_mask(crop)
     masks = _own_masks(mask, crop, 0.0)
     canvas = _Canvas(frames)
-    for n in map(int, np.flatnonzero(crop.found)):
+    for n in map(int, np.flatnonzero(crop.edited)):
         new, place, matrix = to_unit(edited[n].cpu()), masks[n if len(masks) > 1 else 0], crop.matrix[n]
         if colour_match != "none":
             old = canvas.cut(n, matrix, LOW_SIZE, new.device)

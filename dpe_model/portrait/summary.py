@@ -15,7 +15,7 @@ def describe_faces(track: Track, crop: Crop) -> str:
     """
     if track.found.all():
         return f"Face found in all {len(track)} frames" if len(track) > 1 else "Face found"
-    parts = [f"{len(which)} {fate}: {ranges(which)}" for fate, which in fates(track.found, crop.found)]
+    parts = [f"{len(which)} {fate}: {ranges(which)}" for fate, which in fates(track.found, crop.edited)]
     return "; ".join((f"Face found in {int(track.found.sum())} of {len(track)} frames", *parts))
 
 

@@ -98,7 +98,7 @@ def test_landmarks_are_in_the_unit_square() -> None:
 def test_hold_frames_the_gap_between_its_neighbours() -> None:
     track = track_of((100.0, 90.0, 50.0), None, None, (130.0, 90.0, 50.0))
     crop = frame_portraits(track, framing="follow", smoothing=0.0)
-    assert crop.found.all()
+    assert crop.edited.all()
     assert crop.matrix[1] @ [110.0, 90.0, 1.0] == pytest.approx([0.5, 0.53], abs=0.12)
     ends = frame_portraits(track_of(None, (100.0, 90.0, 50.0), None))
     assert np.ptp(ends.matrix, axis=0).max() == 0.0
@@ -108,8 +108,8 @@ def test_hold_frames_the_gap_between_its_neighbours() -> None:
 def test_a_long_absence_holds_the_last_framing_until_the_return_elsewhere() -> None:
     here, there = (60.0, 90.0, 50.0), (240.0, 90.0, 50.0)
     crop = frame_portraits(track_of(*[here] * 10, *[None] * 30, *[there] * 10), framing="follow")
-    assert crop.held is not None
-    assert crop.held.tolist() == [False] * 10 + [True] * 30 + [False] * 10
+    assert crop.faceless is not None
+    assert crop.faceless.tolist() == [False] * 10 + [True] * 30 + [False] * 10
     x = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:, 0]
     assert x[:40] == pytest.approx(60.0, abs=0.01)
     assert x[40:] == pytest.approx(240.0, abs=0.01)
@@ -138,15 +138,15 @@ def test_auto_holds_what_a_detector_may_have_missed_and_passes_absences() -> Non
     lengths = [50, -10, 50, -100, 50, -25, 5, -26]
     track = track_of(*[place if n > 0 else None for n in lengths for _ in range(abs(n))])
     crop = frame_portraits(track, no_face="auto")
-    assert [bool(part.all()) for part in np.split(crop.found, np.cumsum(np.abs(lengths))[:-1])] == [
+    assert [bool(part.all()) for part in np.split(crop.edited, np.cumsum(np.abs(lengths))[:-1])] == [
         True, True, True, False, True, True, True, False
     ]  # fmt: skip
-    assert frame_portraits(track, no_face="hold").found.all()
+    assert frame_portraits(track, no_face="hold").edited.all()
     # A shot without the person has nothing to hold, however short.
     cuts = np.zeros(30, dtype=bool)
     cuts[[10, 20]] = True
     shots = dataclasses.replace(track_of(*[place] * 10, *[None] * 10, *[place] * 10), cuts=cuts)
-    assert frame_portraits(shots, no_face="auto").found.tolist() == [True] * 10 + [False] * 10 + [True] * 10
+    assert frame_portraits(shots, no_face="auto").edited.tolist() == [True] * 10 + [False] * 10 + [True] * 10
 
 
 @pytest.mark.parametrize("framing", ["static", "follow"])
@@ -160,10 +160,10 @@ def test_each_shot_is_framed_on_its_own(framing: str, caplog: pytest.LogCaptureF
     assert x[:6] == pytest.approx(60.0, abs=1.0)
     assert x[10:] == pytest.approx(240.0, abs=1.0)
     # The shot without the person has nothing to hold.
-    assert crop.found.tolist() == [True] * 6 + [False] * 4 + [True] * 4
+    assert crop.edited.tolist() == [True] * 6 + [False] * 4 + [True] * 4
     assert "No face in 4 of 14 frames (6-9): passed through untouched." in caplog.text
-    assert frame_portraits(track, no_face="pass").found.tolist() == track.found.tolist()
-    assert crop[8:12].held.tolist() == [True, True, True, False]  # type: ignore[union-attr]
+    assert frame_portraits(track, no_face="pass").edited.tolist() == track.found.tolist()
+    assert crop[8:12].faceless.tolist() == [True, True, True, False]  # type: ignore[union-attr]
     assert list(crop.parts()) == [slice(0, 6), slice(6, 10), slice(10, 14)]
     assert list(crop[4:12].parts()) == [slice(0, 2), slice(2, 6), slice(6, 8)]
 
@@ -177,7 +177,7 @@ def test_slow_swings_are_followed_at_their_full_width() -> None:
 
 def test_pass_flags_the_frames_without_a_face() -> None:
     track = track_of((100.0, 90.0, 50.0), None, (100.0, 90.0, 50.0))
-    assert frame_portraits(track, no_face="pass").found.tolist() == [True, False, True]
+    assert frame_portraits(track, no_face="pass").edited.tolist() == [True, False, True]
 
 
 def test_stop_names_the_frames_compactly() -> None:
@@ -285,8 +285,8 @@ def test_the_crop_of_a_picture_repeated_is_that_of_the_repeated_picture() -> Non
         given, expected = getattr(repeated, field.name), getattr(clip, field.name)
         assert np.allclose(given, expected, rtol=0.0, atol=1e-9), field.name
     assert len(list(repeated.parts())) == 1
-    bare = dataclasses.replace(once, landmarks=None, held=None, part=None).repeated(2)
-    assert len(bare) == 2 and bare.landmarks is bare.held is bare.part is None
+    bare = dataclasses.replace(once, landmarks=None, faceless=None, part=None).repeated(2)
+    assert len(bare) == 2 and bare.landmarks is bare.faceless is bare.part is None
     for crop, count in ((clip, 2), (once, 0)):
         with pytest.raises(ValueError, match="expected one crop and a count of at least 1"):
             crop.repeated(count)
@@ -330,7 +330,7 @@ def test_a_crop_checks_its_shapes() -> None:
         Crop(matrix, (64, 64), 256, np.zeros((2, 5, 2)), np.ones(1, dtype=bool))
     with pytest.raises(ValueError, match="inverted"):
         Crop(matrix * 0.0, (64, 64), 256, None, np.ones(1, dtype=bool))
-    with pytest.raises(ValueError, match="found"):
+    with pytest.raises(ValueError, match="edited"):
         Crop(matrix, (64, 64), 256, None, np.ones(2, dtype=bool))
-    with pytest.raises(ValueError, match="held"):
+    with pytest.raises(ValueError, match="faceless"):
         Crop(matrix, (64, 64), 256, None, np.ones(1, dtype=bool), np.ones(2, dtype=bool))

@@ -194,13 +194,13 @@ def test_face_mask_covers_the_landmarks_and_turns_with_the_face() -> None:
     assert tall[0] > tall[1]
     turned = crop.landmarks.copy() - 0.5
     turned = np.stack([-turned[..., 1], turned[..., 0]], -1) + 0.5
-    side = face_mask(Crop(crop.matrix, crop.frame_size, 128, turned, crop.found))[0]
+    side = face_mask(Crop(crop.matrix, crop.frame_size, 128, turned, crop.edited))[0]
     assert torch.allclose(side, torch.rot90(mask, -1), atol=0.02)
 
 
 def test_masks_refuse_what_they_cannot_use() -> None:
     crop = crop_of(1)
-    bare = Crop(crop.matrix, crop.frame_size, 256, None, crop.found)
+    bare = Crop(crop.matrix, crop.frame_size, 256, None, crop.edited)
     with pytest.raises(NoFaceError, match="landmarks"):
         face_mask(bare)
     with pytest.raises(ValueError, match="feather"):

@@ -92,9 +92,9 @@ def test_after_a_cut_people_are_recognised_and_nothing_is_smoothed_across(detect
     assert np.abs(middles - [0.5, 0.53]).max() < 0.1
     # The middle shot never shows the man: nothing is edited there, even under "hold".
     held = frame_portraits(man, framing="follow", no_face="hold")
-    assert held.found.tolist() == [True] * 12 + [False] * 12 + [True] * 12
-    assert held.held is not None
-    assert held.held.tolist() == (~held.found).tolist()
+    assert held.edited.tolist() == [True] * 12 + [False] * 12 + [True] * 12
+    assert held.faceless is not None
+    assert held.faceless.tolist() == (~held.edited).tolist()
 
 
 def test_two_people_in_dialogue_are_not_one(detector: MTCNNDetector) -> None:
@@ -221,7 +221,7 @@ def test_pictures_of_different_people_are_each_framed_for_themselves(detector: M
     sightings = seen(detector, torch.cat([*pictures, torch.zeros_like(pictures[0])]))
     people = sightings.of_each_frame()
     crop = frame_portraits(people.choose(), framing="follow")
-    assert crop.found.tolist() == [True, True, True, True, False]
+    assert crop.edited.tolist() == [True, True, True, True, False]
     assert [part.stop - part.start for part in crop.parts()] == [1] * 5
     centres = (crop.inverse(1) @ [0.5, 0.53, 1.0])[:4, 0]
     assert np.abs(centres - [80, 240, 230, 160]).max() < 20
