@@ -14,7 +14,7 @@ from ..dpe_model.errors import MotionError
 from ..dpe_model.jobs import bridge_faceless
 from ..dpe_model.latent import Latent
 from ..dpe_model.listing import FileList
-from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, TIMINGS, Edit, Motion
+from ..dpe_model.motion import LENGTH_POLICIES, TIMINGS, Edit, Motion
 from ..dpe_model.portrait import Crop
 from ..dpe_model.portrait.crop import ranges
 from . import host, inputs
@@ -113,15 +113,7 @@ class EditLatent(io.ComfyNode):
                 DPEMotion.Input("pose", optional=True, tooltip="Whose head pose to take. Leave open to keep it."),
                 inputs.strength("expression_strength"),
                 inputs.strength("pose_strength"),
-                io.Combo.Input(
-                    "mode",
-                    options=list(EDIT_MODES),
-                    default="absolute",
-                    tooltip=(
-                        "absolute: the driver's motion as it is. relative: the driver's change since its reference "
-                        "frame is added to the source's own movement; keeps the source's rest expression and framing."
-                    ),
-                ),
+                inputs.mode(),
                 inputs.reference_frame(),
                 io.Combo.Input(
                     "length",

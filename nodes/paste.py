@@ -12,7 +12,7 @@ from ..dpe_model.errors import FrameError
 from ..dpe_model.frames import check_finite, check_frames
 from ..dpe_model.portrait import Crop, PasteOptions, Paster
 from ..dpe_model.portrait.parsing import FILE, PAGE, ParsingError
-from ..dpe_model.portrait.paste import MASKS, check_mask
+from ..dpe_model.portrait.paste import check_mask
 from . import host, inputs
 from .inputs import PASTE_DEFAULTS
 from .sockets import CATEGORY, DPECrop
@@ -81,29 +81,9 @@ class PasteBack(io.ComfyNode):
                         "portrait's square or of the full frame's shape; one for all frames or one a frame."
                     ),
                 ),
-                io.Combo.Input(
-                    "mask_shape",
-                    options=list(MASKS),
-                    default="face",
-                    tooltip=(
-                        "face: from forehead to chin, by the face's landmarks. crop: the whole portrait. parsing: the "
-                        f"face as a parsing network sees it, hair and neck left out; needs {FILE} in "
-                        "models/face_parsing."
-                    ),
-                ),
+                inputs.mask_shape(),
                 *inputs.mask_edge(),
-                io.Float.Input(
-                    "detail",
-                    default=PASTE_DEFAULTS.detail,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    optional=True,
-                    tooltip=(
-                        "How much of the frame's fine detail stays where the edit moved nothing, so that a 256 px edit "
-                        "does not look soft in a large frame. 0: the portrait as it is."
-                    ),
-                ),
+                inputs.detail(optional=True),
                 inputs.mask_smoothing(optional=True),
             ],
             outputs=[

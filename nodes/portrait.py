@@ -12,7 +12,6 @@ from comfy_api.latest import io
 
 from ..dpe_model.frames import check_frames, to_unit
 from ..dpe_model.portrait import (
-    DETECTORS,
     BoxedFaces,
     Crop,
     FaceDetector,
@@ -33,9 +32,7 @@ from ..dpe_model.portrait import (
     telling_frame,
 )
 from ..dpe_model.portrait.boxes import LAYOUTS
-from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
 from ..dpe_model.portrait.scale import MATCHED
-from ..dpe_model.portrait.track import SELECT
 from . import host, inputs
 from .sockets import CATEGORY, DPECrop
 
@@ -44,8 +41,6 @@ SMALLEST_IN_BOX = 0.15
 """Smallest face looked for around a given box, as a fraction of what is searched."""
 REMEMBERED = 4
 """Of how many clips the faces are remembered."""
-EACH = "each"
-"""Choice of person for pictures that have nothing to do with one another."""
 BoundingBox = io.Custom("BOUNDING_BOX")
 
 
@@ -132,26 +127,8 @@ class CropPortrait(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="Full frames of a clip, or one picture."),
-                io.Combo.Input(
-                    "framing",
-                    options=list(FRAMINGS),
-                    default="follow",
-                    tooltip=(
-                        "static: one crop for each shot, for a head that stays about where it is. follow: the "
-                        "crop moves with the head, smoothed over the whole clip without lag. A cut begins anew."
-                    ),
-                ),
-                io.Float.Input(
-                    "scale",
-                    default=SCALE,
-                    min=0.5,
-                    max=10.0,
-                    step=0.01,
-                    tooltip=(
-                        "Side of the crop in sides of the face box. The default frames the head as the model was "
-                        "trained; source and driver should show heads of about the same size."
-                    ),
-                ),
+                inputs.framing(),
+                inputs.scale(),
                 io.Int.Input(
                     "size",
                     default=256,
@@ -160,36 +137,10 @@ class CropPortrait(io.ComfyNode):
                     step=8,
                     tooltip="Side of the portraits in pixels. The released model works at 256.",
                 ),
-                io.Combo.Input(
-                    "person",
-                    options=[*SELECT, EACH],
-                    default="largest",
-                    tooltip=(
-                        "Who, where several people are in the picture: judged over the whole clip. position: whose "
-                        "face first comes to position_x, position_y. mask: whose face lies under the mask. each: "
-                        "the largest face of every picture, for a batch of pictures that is no clip."
-                    ),
-                ),
+                inputs.person(each=True),
                 inputs.person_index(),
-                io.Combo.Input(
-                    "no_face",
-                    options=list(NO_FACE),
-                    default="auto",
-                    tooltip=(
-                        "Frames where the face is not found. hold: keep the framing of the frames around; pass: leave "
-                        "the frame as it is when pasting back; auto: hold up to 25 frames in a row, pass longer "
-                        "absences; stop: stop with the frame numbers. No frame is lost."
-                    ),
-                ),
-                io.Combo.Input(
-                    "detector",
-                    options=list(DETECTORS),
-                    default="mtcnn",
-                    tooltip=(
-                        "mtcnn is built in. insightface needs that package and its models in models/insightface, "
-                        "which are for non-commercial use."
-                    ),
-                ),
+                inputs.no_face(),
+                inputs.detector(),
                 *inputs.position(optional=True),
                 io.Combo.Input(
                     "boxes_as",
@@ -254,7 +205,7 @@ class CropPortrait(io.ComfyNode):
     ) -> io.NodeOutput:
         """Detect, follow one person, lay out the crops, cut them."""
         frames = check_frames(image, "image")
-        each = person == EACH
+        each = person == inputs.EACH
         select = "largest" if each else person
         check_selection(select, len(frames), (position_x, position_y), mask)
         proportion = None if match is None else measure_proportion(match, _detector(detector))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io as memory_io
-import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,127 +19,16 @@ from ..dpe_model.jobs import CropOptions, Drivers, EditOptions, edit_clip
 from ..dpe_model.jobs.edit_video import RESULTS
 from ..dpe_model.jobs.portraits import CROP_WHEN, taken_as_portraits
 from ..dpe_model.jobs.setup import Driver
-from ..dpe_model.jobs.stream import AHEAD
-from ..dpe_model.motion import EDIT_MODES, LENGTH_POLICIES, Motion
-from ..dpe_model.portrait import DETECTORS, PasteOptions, describe_faces, describe_person
-from ..dpe_model.portrait.crop import FRAMINGS, NO_FACE, SCALE
-from ..dpe_model.portrait.parsing import FILE
-from ..dpe_model.portrait.paste import MASKS
-from ..dpe_model.portrait.track import SELECT
-from ..dpe_model.video import FrameSource, MemoryFrames, Section, VideoInfo, open_frames, write_wav
+from ..dpe_model.motion import LENGTH_POLICIES, Motion
+from ..dpe_model.portrait import PasteOptions, describe_faces, describe_person
+from ..dpe_model.video import VideoInfo
 from . import host, inputs
-from .inputs import PASTE_DEFAULTS
+from .opened_video import OpenedVideo
 from .paste import parsing_weights
+from .reporter import HostReporter
 from .sockets import CATEGORY, DPEModel, DPEMotion
 
-logger = logging.getLogger("ComfyUI-DPE")
-
 EDITS = ("expression", "pose", "both")
-
-
-@dataclass(frozen=True)
-class OpenedVideo:
-    """A VIDEO as a stream of frames.
-
-    Attributes:
-        source: the frames.
-        sound: the file with the sound, on the frames' clock.
-    """
-
-    source: FrameSource
-    sound: Path | None
-
-    @classmethod
-    def of(cls, video: Any, folder: Path, name: str) -> OpenedVideo:
-        """Open a VIDEO without loading it.
-
-        Args:
-            video: the host's object: a file, a file in memory, or pictures and sound in memory; trimmed or not.
-            folder: where a file may be put that is needed until the end.
-            name: what its files and messages are called.
-        """
-        if isinstance(video, InputImpl.VideoFromComponents):
-            return cls._of_components(video, folder, name)
-        if _changed(video):
-            path = folder / f"{name}.mp4"
-            video.save_to(str(path))
-        else:
-            path = _stored(video.get_stream_source(), folder, name)
-        source = open_frames(path, read_ahead=AHEAD)
-        begin, seconds = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
-        if (begin or seconds) and not _changed(video):
-            source = Section(source, _exact(begin), _exact(seconds) if seconds else None)
-        return cls(source, path if source.info.has_audio else None)
-
-    @classmethod
-    def _of_components(cls, video: Any, folder: Path, name: str) -> OpenedVideo:
-        parts = video.get_components()
-        source = MemoryFrames(parts.images, Fraction(parts.frame_rate), name)
-        if not parts.audio:
-            return cls(source, None)
-        sound = folder / f"{name}.wav"
-        write_wav(sound, parts.audio["waveform"][0], int(parts.audio["sample_rate"]))
-        return cls(source, sound)
-
-
-def _changed(video: Any) -> bool:
-    """Whether what the host would show differs from the file behind in a way that only the host can make."""
-    if hasattr(video, "has_pending_frame_edits"):
-        edited = bool(video.has_pending_frame_edits())
-    else:  # hosts that crop without saying so
-        edited = hasattr(video, "as_cropped") and _differs(video, "get_dimensions")
-    if hasattr(video, "get_active_trim_window"):
-        return edited
-    return edited or (hasattr(video, "as_trimmed") and _differs(video, "get_duration"))  # that trim without saying so
-
-
-def _differs(video: Any, question: str) -> bool:
-    """Whether a VIDEO answers another thing than the file behind does."""
-    whole = InputImpl.VideoFromFile(video.get_stream_source())
-    return getattr(video, question)() != getattr(whole, question)()
-
-
-def _exact(seconds: float) -> Fraction:
-    """The decimal number that a person gave: 0.2 is a fifth, and no frame shown then comes before it."""
-    return Fraction(seconds).limit_denominator(10**6)
-
-
-def _stored(stream: str | os.PathLike[str] | memory_io.BytesIO, folder: Path, name: str) -> Path:
-    if isinstance(stream, str | os.PathLike):
-        return Path(stream)
-    path = folder / f"{name}.video"
-    with path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-    return path
-
-
-class HostReporter:
-    """Shows a job's progress on the node: a bar for each stage. Keeps its warnings for the node's notes.
-
-    Args:
-        names: what the user knows a clip as, by its path.
-    """
-
-    def __init__(self, names: Mapping[Path, str]) -> None:
-        self.warnings: list[str] = []
-        self._names = names
-        self._progress: host.Progress | None = None
-
-    @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A bar for one stage; counting stops the job where the user asked for it."""
-        self._progress = host.Progress(total or 1)
-        yield self._progress.add
-
-    def warn(self, clip: Path, message: str) -> None:
-        """Into the log, and kept under the name of the input."""
-        logger.warning("%s: %s.", clip, message)
-        self.warnings.append(f"{self._names.get(clip, clip.name)}: {message}")
-
-    def show(self, frame: torch.Tensor) -> None:
-        """Show a frame [H, W, 3] beside the bar."""
-        if self._progress is not None:
-            self._progress.add(0, frame[None])
 
 
 class DriveVideo(io.ComfyNode):
@@ -184,15 +69,7 @@ class DriveVideo(io.ComfyNode):
                     tooltip="What the driver takes over. After a pose edit the neck may no longer fit.",
                 ),
                 inputs.strength(),
-                io.Combo.Input(
-                    "mode",
-                    options=list(EDIT_MODES),
-                    default="absolute",
-                    tooltip=(
-                        "absolute: the driver's motion as it is. relative: the driver's change since its reference "
-                        "frame is added to the person's own movement."
-                    ),
-                ),
+                inputs.mode(),
                 inputs.reference_frame(),
                 io.Combo.Input(
                     "length",
@@ -209,71 +86,22 @@ class DriveVideo(io.ComfyNode):
                     default="frame",
                     tooltip="frame: the full video with the edit pasted back. portrait: the edited portrait alone.",
                 ),
-                io.Combo.Input(
-                    "framing",
-                    options=list(FRAMINGS),
-                    default="follow",
-                    tooltip="static: one crop for each shot. follow: the crop moves with the head.",
-                ),
-                io.Float.Input(
-                    "scale",
-                    default=SCALE,
-                    min=0.5,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Side of the crop in sides of the face box. The default frames the head as in training.",
-                ),
-                io.Combo.Input(
-                    "person",
-                    options=list(SELECT),
-                    default="largest",
-                    tooltip=(
-                        "Who is edited, where several people are in the picture: judged over the whole clip. position: "
-                        "whose face first comes to position_x, position_y. mask: whose face lies under the mask."
-                    ),
-                ),
+                inputs.framing(),
+                inputs.scale(),
+                inputs.person(),
                 inputs.person_index(),
                 *inputs.position(),
-                io.Combo.Input(
-                    "no_face",
-                    options=list(NO_FACE),
-                    default="auto",
-                    tooltip=(
-                        "Frames where the face is not found. hold: keep the framing of the frames around; pass: leave "
-                        "the frame as it is; auto: hold up to 25 frames in a row, pass longer absences; stop: stop "
-                        "with the frame numbers. No frame is lost."
-                    ),
-                ),
-                io.Combo.Input(
-                    "detector",
-                    options=list(DETECTORS),
-                    default="mtcnn",
-                    tooltip="mtcnn is built in. insightface needs that package and its models (non-commercial use).",
-                ),
+                inputs.no_face(),
+                inputs.detector(),
                 io.Combo.Input(
                     "driver_crop",
                     options=list(CROP_WHEN),
                     default="auto",
                     tooltip="Whether the driver's face is cut out first. auto: where its frames are not square.",
                 ),
-                io.Combo.Input(
-                    "mask_shape",
-                    options=list(MASKS),
-                    default="face",
-                    tooltip=(
-                        "What is pasted back. face: from forehead to chin. crop: the whole portrait. parsing: the face "
-                        f"as a parsing network sees it; needs {FILE} in models/face_parsing."
-                    ),
-                ),
+                inputs.mask_shape(),
                 *inputs.mask_edge(),
-                io.Float.Input(
-                    "detail",
-                    default=PASTE_DEFAULTS.detail,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How much of the frame's fine detail stays where the edit moved nothing.",
-                ),
+                inputs.detail(),
                 inputs.mask_smoothing(),
                 io.Boolean.Input(
                     "match_driver",

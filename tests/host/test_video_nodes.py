@@ -126,7 +126,7 @@ def test_pictures_and_sound_in_memory_are_edited_too(comfy: ComfyServer, graph: 
 def test_an_odd_size_becomes_even_and_is_said(comfy: ComfyServer, graph: Prompt, node):
     parts = {
         "parts": node("GetVideoComponents", video=["video", 0]),
-        "odd": node("ImageScale", image=["parts", 0], width=639, height=479),
+        "odd": node("ImageCrop", image=["parts", 0], width=639, height=479, x=0, y=0),
         "made": node("CreateVideo", images=["odd", 0], fps=25.0),
     }
     outputs = comfy.queue({**changed(graph, video=["made", 0]), **parts})
