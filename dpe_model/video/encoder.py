@@ -45,7 +45,6 @@ class VideoSink:
         crf: int | None,
         pix_fmt: str,
         sound: Path | None,
-        audio_start: Fraction | None,
         colour: Colour = BT709,
         pixel_aspect: Fraction = Fraction(1),
         timecode: str | None = None,
@@ -60,7 +59,7 @@ class VideoSink:
         self._options = _options(self._codec, crf)
         self._is_hevc = codec_name(av.Codec(self._codec, "w")) == "hevc"
         self._base = self._find_base()
-        self._sound_path, self._audio_start = sound, audio_start
+        self._sound_path = sound
         self._timecode, self._created = timecode, created
         self._container: OutputContainer | None = None
         self._stream: Any = None
@@ -154,7 +153,7 @@ class VideoSink:
             container.metadata.update({key: text for key, text in marks.items() if text})
         self._origin = time if time is not None else Fraction(0)
         if self._sound_path is not None:
-            origin = time if time is not None else first_time(self._sound_path) + (self._audio_start or 0)
+            origin = time if time is not None else first_time(self._sound_path)
             self._sound = Sound(self._sound_path, container, self._format, origin)
         return container
 

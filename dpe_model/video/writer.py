@@ -59,13 +59,11 @@ class FrameWriter:
         size: (width, height) in pixels that frames must have; that of the first frame if None.
         audio_from: a file whose sound goes along, in step with its pictures: copied without re-encoding where the
             container takes the codec, else as AAC (Opus in `.webm`), and cut at the end of the pictures. A file
-            without sound is fine. Its pictures' first frame and the first frame written fall together.
+            without sound is fine. At a constant rate its first picture and the first frame written fall together.
         timestamps: "constant": frame i lies at i / fps. "given": `write` gets each frame's time.
         crf: constant rate factor of the encoder, 0 (best) upwards; 18 for H.264 and 28 for VP9 if None.
         codec: FFmpeg's name of the encoder instead of `libx264` or `libvpx-vp9`.
         pix_fmt: pixel format; "yuv444p" keeps the colour of every pixel but plays in fewer players.
-        audio_start: seconds after the first frame of `audio_from` at which the first frame written lies, for a
-            clip that starts later. Not used with given time stamps, which say it themselves.
         sources: files read while writing, which neither the target nor its partial file may be.
         colour: how a video stores colours, as `VideoInfo.colour` tells of the source; BT.709 limited range if None.
         pixel_aspect: width of a video's pixels over their height, as `VideoInfo.pixel_aspect`.
@@ -87,7 +85,6 @@ class FrameWriter:
         crf: int | None = None,
         codec: str | None = None,
         pix_fmt: str = "yuv420p",
-        audio_start: Fraction | float = Fraction(0),
         sources: Sequence[str | Path] = (),
         colour: Colour | None = None,
         pixel_aspect: Fraction = Fraction(1),
@@ -113,8 +110,7 @@ class FrameWriter:
             sound = _with_sound(existing(audio_from)) if audio_from is not None else None
             self._sink = VideoSink(
                 partial, CONTAINERS[self.path.suffix.lower()], as_fps(fps), codec, crf, pix_fmt, sound,
-                None if self._given else Fraction(audio_start), colour or BT709, pixel_aspect,
-                timecode, created,
+                colour or BT709, pixel_aspect, timecode, created,
             )  # fmt: skip
         if kind != "video" and audio_from is not None:
             logger.warning("%s: pictures have no sound; that of %s is left out", self.path, audio_from)
