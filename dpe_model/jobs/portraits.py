@@ -45,7 +45,7 @@ CUT_CHUNK = 8
 
 @dataclass(frozen=True)
 class CropOptions:
-    """How a person is found and framed; see `dpe_model.portrait.frame_portraits` and `track_faces`.
+    """How a person is found and framed; see `dpe_model.portrait.frame_portraits` and `People.choose`.
 
     Attributes:
         position: x and y in 0..1 of the frame, for `person="position"`.

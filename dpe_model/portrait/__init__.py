@@ -7,11 +7,11 @@ from .detect import DETECTORS, load_detector
 from .face import DetectorError, Face, FaceDetector
 from .mask import face_mask, feather_mask
 from .overlay import draw_overlay, telling_frame
-from .paste import PasteOptions, Paster, paste_back
+from .paste import PasteOptions, Paster
 from .scale import matching_scale, measure_proportion
 from .sightings import Sightings, TrackBuilder
 from .summary import describe_faces, describe_person
-from .track import People, Track, track_faces
+from .track import People, Track
 
 __all__ = [
     "DETECTORS",
@@ -37,8 +37,6 @@ __all__ = [
     "load_detector",
     "matching_scale",
     "measure_proportion",
-    "paste_back",
     "read_boxes",
     "telling_frame",
-    "track_faces",
 ]

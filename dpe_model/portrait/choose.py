@@ -29,7 +29,7 @@ def choose(
     position: tuple[float, float] = (0.5, 0.5),
     mask: Tensor | None = None,
 ) -> int:
-    """The number of one of the people, who come largest first and have one entry a frame; see `track_faces`."""
+    """The number of one of the people, who come largest first and have one entry a frame; see `People.choose`."""
     check_selection(select, len(people[0]), position, mask)
     if select == "index":
         if not 0 <= index < len(people):

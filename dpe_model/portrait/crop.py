@@ -198,7 +198,7 @@ def frame_portraits(
             side follow the face, smoothed over the whole shot without lag.
         size: side of the crops, px.
         no_face: what to do with frames without a face. "hold": frame them as the frames around them in their shot;
-            "pass": the same, flagged so that `paste_back` leaves them untouched; "auto": up to 25 in a row, which a
+            "pass": the same, flagged so that `Paster` leaves them untouched; "auto": up to 25 in a row, which a
             detector may have missed, are held, longer absences passed; "stop": raise. Shots that never show the person
             have no framing to hold: there "hold" is "pass".
         smoothing: standard deviation of the smoothing under "follow", frames; the side is smoothed twice as much.

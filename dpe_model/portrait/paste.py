@@ -254,49 +254,6 @@ class Paster:
         return _Mask(face_mask(crop, size, options.grow, options.feather, float(jaw))[0].to(self.device))
 
 
-def paste_back(
-    frames: Tensor, edited: Tensor, crop: Crop, mask: Tensor | None = None, colour_match: str = "none"
-) -> tuple[Tensor, Tensor]:
-    """Blend edited crops into the full frames they were cut from, each frame by itself.
-
-    Where the mask is 0 the result equals the frame bit for bit. A chunk of a clip is pasted with `crop[start:stop]`.
-    For clips, `Paster` does the same and more, steadied over time.
-
-    Args:
-        frames: [N, H, W, 3] uint8 or floating point.
-        edited: [N, S, S, 3] the edited crops; any square size and either kind of values.
-        crop: where they were cut out.
-        mask: [N, s, s], [1, s, s] or [s, s] in 0..1 in the crop's square, any size, or of the full frames' shape; the
-            face mask if None (without landmarks the feathered crop). A mask of your own that is not 0 along the border
-            shows the border.
-        colour_match: see `PasteOptions`.
-
-    Returns:
-        The frames [N, H, W, 3] in their dtype on the CPU, and the mask [N, H, W] float32 that was used.
-        Frames with `crop.edited` False come back untouched with an empty mask.
-
-    Raises:
-        FrameError: numbers or sizes that do not fit together, crops that are not square, NaN or infinite values.
-        OptionError: an unknown `colour_match`.
-    """
-    check_choice("colour_match", colour_match, COLOUR_MATCH)
-    frames, edited = check_frames(frames), check_frames(edited, "edited")
-    check_fit(frames, crop)
-    _check_edited(frames, edited)
-    if mask is None:
-        mask = feather_mask(crop.size) if crop.landmarks is None else face_mask(crop)
-    masks = _own_masks(mask, crop, 0.0)
-    canvas = _Canvas(frames)
-    for n in map(int, np.flatnonzero(crop.edited)):
-        new, place, matrix = to_unit(edited[n].cpu()), masks[n if len(masks) > 1 else 0], crop.matrix[n]
-        if colour_match != "none":
-            old = canvas.cut(n, matrix, LOW_SIZE, new.device)
-            weight = place.small(matrix, new.device)
-            new = matched(new, colour_statistics(small(new), old, weight, colour_match), colour_match)
-        canvas.blend(n, new, matrix, place, None)
-    return canvas.results(frames.dtype)
-
-
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise an OptionError unless `value` is one of `allowed`."""
     if value not in allowed:

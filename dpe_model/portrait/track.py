@@ -13,7 +13,7 @@ from .choose import SELECT, choose
 from .face import Face
 from .link import associate
 
-__all__ = ["SELECT", "People", "Track", "find_people", "track_faces"]
+__all__ = ["SELECT", "People", "Track", "find_people"]
 
 FLEETING = 3
 """Seen in fewer frames of a clip, it is no person: a detector's slip."""
@@ -72,7 +72,20 @@ class People:
         position: tuple[float, float] = (0.5, 0.5),
         mask: Tensor | None = None,
     ) -> Track:
-        """One of them; see `track_faces`."""
+        """One of them. The choice looks at the whole clip: not whoever leads in the first frame.
+
+        Args:
+            select: "largest", the one seen longest and largest; "left" or "right", the outermost of those seen for a
+                good part of the clip; "index"; "position", whose face first comes to that point, else the nearest;
+                "mask", whose face lies under it.
+            index: which one, counted from the largest, where `select` is "index".
+            position: x and y in 0..1 of the frame, where `select` is "position".
+            mask: [H, W] or [n, H, W] of 1 or N full frames, any size, where `select` is "mask"; above 0.5 counts.
+
+        Raises:
+            NoFaceError: fewer people than `index` asks for, or nobody under the mask.
+            OptionError: an unknown `select`, a position beyond the frame, a mask of the wrong layout.
+        """
         return self.tracks[choose([track.faces for track in self.tracks], self.size, select, index, position, mask)]
 
     @property
@@ -102,33 +115,3 @@ def find_people(
     return People(
         tuple(Track(tuple(person.get(n) for n in every), frame_size, cuts, k) for k, person in enumerate(people))
     )
-
-
-def track_faces(
-    detections: Sequence[Sequence[Face]],
-    frame_size: tuple[int, int],
-    select: str = "largest",
-    index: int = 0,
-    cuts: np.ndarray | None = None,
-    position: tuple[float, float] = (0.5, 0.5),
-    mask: Tensor | None = None,
-) -> Track:
-    """Follow one person through the detections of a clip.
-
-    The choice looks at the whole clip: the person seen longest and largest, not whoever leads in the first frame.
-
-    Args:
-        detections: the faces found in each frame.
-        frame_size: height and width of the frames, px.
-        select: "largest"; "left" or "right" (the outermost of those seen for a good part of the clip); "index";
-            "position" (whose face first comes to that point, else the nearest); "mask" (whose face lies under it).
-        index: which person, counted from the largest, where `select` is "index".
-        cuts: [N] bool, which frames begin a new shot.
-        position: x and y in 0..1 of the frame, where `select` is "position".
-        mask: [H, W] or [n, H, W] of 1 or N full frames, any size, where `select` is "mask"; above 0.5 counts.
-
-    Raises:
-        NoFaceError: no face in any frame, fewer people than `index` asks for, or nobody under the mask.
-        OptionError: an unknown `select`, a position beyond the frame, a mask of the wrong layout.
-    """
-    return find_people(detections, frame_size, cuts).choose(select, index, position, mask)

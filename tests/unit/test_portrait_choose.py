@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from dpe_model.errors import NoFaceError
-from dpe_model.portrait import Face, track_faces
+from dpe_model.portrait import Face
+from dpe_model.portrait.track import find_people
 
 SIZE = (480, 640)
 
@@ -21,7 +22,7 @@ def pair(n: int = 20) -> list[list[Face]]:
 
 
 def chosen(detections: list[list[Face]], select: str, **more: object) -> float:
-    return track_faces(detections, SIZE, select, **more).seen[0].centre[0]  # type: ignore[arg-type]
+    return find_people(detections, SIZE).choose(select, **more).seen[0].centre[0]  # type: ignore[arg-type]
 
 
 def test_by_position() -> None:
@@ -30,12 +31,12 @@ def test_by_position() -> None:
     # On nobody: the nearest.
     assert chosen(pair(), "position", position=(0.95, 0.9)) == 450
     with pytest.raises(ValueError, match=r"position.*0\.\.1.*1\.5"):
-        track_faces(pair(), SIZE, "position", position=(1.5, 0.0))
+        find_people(pair(), SIZE).choose("position", position=(1.5, 0.0))
 
 
 def test_the_first_at_the_position_is_meant_not_who_comes_later() -> None:
     crossing = [[face(100 + 20 * n, 150), face(480 - 20 * n, 320)] for n in range(20)]
-    track = track_faces(crossing, SIZE, "position", position=(100 / 640, 150 / 480))
+    track = find_people(crossing, SIZE).choose("position", position=(100 / 640, 150 / 480))
     assert [f.centre[0] for f in track.seen] == [100 + 20 * n for n in range(20)]
 
 
@@ -52,7 +53,7 @@ def test_by_masks_that_move() -> None:
     masks = torch.zeros(20, 48, 64)
     for n in range(20):
         masks[n, 28:36, max(0, 44 - 2 * n) : 52 - 2 * n] = 1.0
-    assert [f.centre[0] for f in track_faces(crossing, SIZE, "mask", mask=masks).seen] == [
+    assert [f.centre[0] for f in find_people(crossing, SIZE).choose("mask", mask=masks).seen] == [
         480 - 20 * n for n in range(20)
     ]
 
@@ -65,11 +66,11 @@ def test_a_part_under_the_mask_is_enough_where_nobody_lies_under_all_of_it() -> 
 
 def test_masks_that_choose_nobody_are_explained() -> None:
     with pytest.raises(NoFaceError, match="no face lies under the mask"):
-        track_faces(pair(), SIZE, "mask", mask=torch.zeros(64, 64))
+        find_people(pair(), SIZE).choose("mask", mask=torch.zeros(64, 64))
     with pytest.raises(ValueError, match="got none"):
-        track_faces(pair(), SIZE, "mask")
+        find_people(pair(), SIZE).choose("mask")
     with pytest.raises(ValueError, match=r"\[20, H, W\].*\[3, 4, 4\]"):
-        track_faces(pair(), SIZE, "mask", mask=torch.ones(3, 4, 4))
+        find_people(pair(), SIZE).choose("mask", mask=torch.ones(3, 4, 4))
 
 
 def test_a_passer_by_at_the_position_is_not_meant() -> None:

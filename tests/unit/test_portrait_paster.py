@@ -22,12 +22,12 @@ from dpe_model.portrait import (
     face_mask,
     frame_portraits,
     load_detector,
-    track_faces,
 )
 from dpe_model.portrait import paste as paste_module
 from dpe_model.portrait.detail import change_map
 from dpe_model.portrait.mask import head_pose, jaw_drop
 from dpe_model.portrait.paste import _Canvas, small
+from dpe_model.portrait.track import find_people
 from dpe_model.portrait.warp import gaussian_blur, resample
 from dpe_model.video import read_frames
 
@@ -52,7 +52,7 @@ def paste(
 def clip() -> tuple[Tensor, Crop]:
     """A rendered person in 640x480 frames, and where their face is."""
     frames = read_frames(FULL_FRAME_CLIP, 10)
-    track = track_faces(load_detector().detect(frames), tuple(frames.shape[1:3]))
+    track = find_people(load_detector().detect(frames), tuple(frames.shape[1:3])).choose()
     return frames, frame_portraits(track, framing="follow")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpe_model.errors import NoFaceError
-from dpe_model.portrait import Face, track_faces
+from dpe_model.portrait import Face
 from dpe_model.portrait.groups import Groups
 from dpe_model.portrait.track import find_people
 
@@ -26,26 +26,26 @@ def test_follows_one_person_past_another_in_any_order() -> None:
     a = [face(100 + 10 * n, side=90) for n in range(20)]
     b = [face(500 - 10 * n, y=330, side=70) for n in range(20)]
     mixed = [[a[n], b[n]] if n % 2 else [b[n], a[n]] for n in range(20)]
-    assert xs(track_faces(mixed, SIZE)) == [100 + 10 * n for n in range(20)]
-    assert xs(track_faces(mixed, SIZE, "index", 1)) == [500 - 10 * n for n in range(20)]
+    assert xs(find_people(mixed, SIZE).choose()) == [100 + 10 * n for n in range(20)]
+    assert xs(find_people(mixed, SIZE).choose("index", 1)) == [500 - 10 * n for n in range(20)]
 
 
 def test_left_and_right_ignore_a_fleeting_false_face() -> None:
     frames = [[face(200), face(450)] for _ in range(20)]
     frames[3] = [*frames[3], face(30, y=400), face(620, y=60)]
-    assert set(xs(track_faces(frames, SIZE, "left"))) == {200}
-    assert set(xs(track_faces(frames, SIZE, "right"))) == {450}
+    assert set(xs(find_people(frames, SIZE).choose("left"))) == {200}
+    assert set(xs(find_people(frames, SIZE).choose("right"))) == {450}
 
 
 def test_the_choice_looks_at_the_whole_clip() -> None:
     # A larger face that passes through the first frames loses against the one that stays.
     frames = [[face(450)] + ([face(150, side=150)] if n < 3 else []) for n in range(20)]
-    assert set(xs(track_faces(frames, SIZE, "largest"))) == {450}
+    assert set(xs(find_people(frames, SIZE).choose("largest"))) == {450}
 
 
 def test_gaps_are_none_and_the_person_is_found_again() -> None:
     frames = [[face(200)], [], [], [face(215)], [face(215), face(500)]]
-    track = track_faces(frames, SIZE)
+    track = find_people(frames, SIZE).choose()
     assert xs(track) == [200, None, None, 215, 215]
     assert track.found.tolist() == [True, False, False, True, True]
     assert len(track) == 5
@@ -53,19 +53,19 @@ def test_gaps_are_none_and_the_person_is_found_again() -> None:
 
 
 def test_a_jump_or_a_sudden_change_of_size_is_another_person() -> None:
-    far = track_faces([[face(100)], [face(100)], [face(600)]], SIZE)
+    far = find_people([[face(100)], [face(100)], [face(600)]], SIZE).choose()
     assert xs(far) == [100, 100, None]
-    grown = track_faces([[face(300)], [face(300)], [face(300, side=30)]], SIZE)
+    grown = find_people([[face(300)], [face(300)], [face(300, side=30)]], SIZE).choose()
     assert xs(grown) == [300, 300, None]
 
 
 def test_no_face_anywhere_and_a_missing_person_are_named() -> None:
     with pytest.raises(NoFaceError, match="any of the 3 frames"):
-        track_faces([[], [], []], SIZE)
+        find_people([[], [], []], SIZE).choose()
     with pytest.raises(NoFaceError, match="Person 2 was asked for, found 1"):
-        track_faces([[face(100)]], SIZE, "index", 2)
+        find_people([[face(100)]], SIZE).choose("index", 2)
     with pytest.raises(ValueError, match="select"):
-        track_faces([[face(100)]], SIZE, "middle")
+        find_people([[face(100)]], SIZE).choose("middle")
 
 
 def test_groups_join_the_nearest_and_keep_apart_who_must_not_meet() -> None:
