@@ -344,8 +344,8 @@ class Engine:
             if self.network.compute_dtype == torch.float32:
                 return self.network
             logger.warning(
-                "%s: %s is too narrow for this model here and there; such frames are made again in float32. Choose "
-                "fp32 precision (or bf16, if this was fp16) to save the double work.",
+                "%s: values overflow %s in some frames, which are made again in float32. Choose fp32 precision (or "
+                "bf16, if this was fp16) to save the double work.",
                 self.checkpoint.name,
                 str(self.network.compute_dtype).removeprefix("torch."),
             )

@@ -56,7 +56,7 @@ class EncodeMotion(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "From the DPE Crop Portrait that cut a driver out: in frames where the face was not found the "
-                        "motion then goes straight on to the next one with a face."
+                        "motion is then interpolated to the next one with a face."
                     ),
                 ),
             ],
@@ -87,7 +87,7 @@ class EncodeMotion(io.ComfyNode):
 def _faceless(crop: Crop | None) -> list[str]:
     if crop is None or not len(crop.faceless_frames):
         return []
-    return [f"No face at frames {ranges(crop.faceless_frames)}: there the motion goes straight on"]
+    return [f"No face at frames {ranges(crop.faceless_frames)}: there the motion is interpolated"]
 
 
 class EditLatent(io.ComfyNode):

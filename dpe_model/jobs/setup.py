@@ -216,7 +216,7 @@ def measure_clip(
         crop = clip.crop[: len(motion)]
         if len(crop.faceless_frames):
             frames = ranges(crop.faceless_frames)
-            reporter.warn(source.info.path, f"no face at frames {frames}: there the motion goes straight on")
+            reporter.warn(source.info.path, f"no face at frames {frames}: there the motion is interpolated")
         motion = bridge_faceless(motion, crop)
     if source.info.kind != "video":
         return motion

@@ -184,7 +184,7 @@ class Paster:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler, so that the failed attempt's tensors are gone.
-        logger.warning("Pasting ran out of memory on the GPU. It goes on on the CPU, slower.")
+        logger.warning("Pasting ran out of memory on the GPU and continues on the CPU, more slowly.")
         self._past = before
         self._move_to_cpu()
         self._paste_one(canvas, n, edited, crop, portrait, own)

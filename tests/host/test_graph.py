@@ -322,7 +322,7 @@ def test_frames_without_a_face_drive_nobody_and_each_picture_may_show_somebody_e
     outputs = comfy.queue(prompt)
     missed = f"Face found in {FRAMES} of {FRAMES + 1} frames; 1 passed through untouched: {FRAMES}"
     assert note_lines(outputs["driver crop"]) == [missed]
-    assert note_lines(outputs["driver code"]) == [f"No face at frames {FRAMES}: there the motion goes straight on"]
+    assert note_lines(outputs["driver code"]) == [f"No face at frames {FRAMES}: there the motion is interpolated"]
     people = _part(graph, "source video", "source parts", "source few") | {
         "both": both | {"inputs": {"image1": ["driver few", 0], "image2": ["source few", 0]}},
         "driver crop": _with(prompt["driver crop"], person="each"),

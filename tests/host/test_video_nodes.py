@@ -137,7 +137,7 @@ def test_an_odd_size_becomes_even_and_is_said(comfy: ComfyServer, graph: Prompt,
 def test_frames_of_the_driver_without_a_face_are_named(comfy: ComfyServer, graph: Prompt, node):
     gap = {"driver": node("LoadVideo", file="gap.mp4")}
     outputs = comfy.queue({**changed(graph, driver_crop="face"), **gap})
-    said = "driver_video: no face at frames 2: there the motion goes straight on"
+    said = "driver_video: no face at frames 2: there the motion is interpolated"
     assert said in note_lines(outputs["drive"])
     assert len(read(saved(comfy, outputs))) == FRAMES
 

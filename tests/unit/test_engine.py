@@ -265,7 +265,7 @@ def test_what_overflows_is_made_again_in_float32(overflowing, caplog, budget):
         results.append(torch.cat(list(e.render(latent, "expression", "pose"))))
     assert close(*results)
     assert len(caplog.records) == 1
-    assert "loud.safetensors: float16 is too narrow" in caplog.text
+    assert "loud.safetensors: values overflow float16" in caplog.text
 
 
 @pytest.mark.parametrize(("room", "most"), [(1, 1), (2, 2), (100, 3)])
