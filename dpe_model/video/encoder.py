@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 TIME_BASES = (Fraction(1, 360000), Fraction(1, 60000))
 """For given time stamps: exact for milliseconds, 24, 25 and 30 fps and their 1000/1001 kin. The second, for encoders
 that count in 16 bits (MPEG-4), misses the kin of 24 by half a tick."""
+WORST_CRF = {"libx264": 51, "libx265": 51, "libvpx": 63, "libvpx-vp9": 63, "libaom-av1": 63, "libsvtav1": 63}
+"""Largest constant rate factor an encoder knows; it takes larger ones for this without a word."""
 TRIAL = (288, 352)
 """Height and width of the picture that an encoder is tried on; old ones take few others."""
 UNORDERED = 2
@@ -230,8 +232,9 @@ def _storable(colour: Colour, codec: str, pix_fmt: str) -> Colour:
 
 
 def _options(codec: str, crf: int | None) -> dict[str, str]:
-    if crf is not None and crf < 0:
-        raise VideoError(f"Expected a crf of 0 or above, got {crf}.")
+    worst = WORST_CRF.get(codec, max(WORST_CRF.values()))
+    if crf is not None and not 0 <= crf <= worst:
+        raise VideoError(f"Expected a crf of 0 (the best) to {worst} for {codec}, got {crf}.")
     if codec.startswith("libvpx"):
         return {"crf": str(28 if crf is None else crf), "b": "0", "row-mt": "1", "cpu-used": "4"}
     if codec in ("libx264", "libx265"):

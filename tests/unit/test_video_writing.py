@@ -298,6 +298,8 @@ def test_targets_that_make_no_sense_are_named(tmp_path: Path) -> None:
         FrameWriter(tmp_path / "out.mp4", 0)
     with pytest.raises(VideoError, match="crf"):
         FrameWriter(tmp_path / "out.mp4", 25, crf=-1)
+    with pytest.raises(VideoError, match="crf of 0 .* to 51 for libx264, got 52"):
+        FrameWriter(tmp_path / "out.mp4", 25, crf=52)
     assert clip.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "folder.mp4", "sub"]
 
