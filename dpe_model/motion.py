@@ -126,9 +126,13 @@ class Motion:
                     raise MotionError(f"{path}: expected a motion saved by this pack, found another safetensors file.")
                 fps = json.loads(metadata.get("fps", "null"))
                 times = file.get_tensor("times") if "times" in file.keys() else None  # noqa: SIM118
-                return cls(file.get_tensor("alpha"), metadata.get("checkpoint", ""), fps, times)
+                alpha = file.get_tensor("alpha")
         except (SafetensorError, OSError, ValueError) as error:
             raise MotionError(f"{path}: the motion cannot be read ({error}).") from error
+        try:
+            return cls(alpha, metadata.get("checkpoint", ""), fps, times)
+        except MotionError as error:
+            raise MotionError(f"{path}: {error} Encode the clip again.") from error
 
     @property
     def duration(self) -> float:
@@ -314,8 +318,9 @@ def still_clock(edits: Iterable[Edit], fps: float, policy: LengthPolicy) -> Tens
 def kept_length(seconds: Tensor, edits: Iterable[Edit], policy: LengthPolicy) -> int:
     """How many of a moving source's frames, shown at these times [n], the result has: all of them, or under "trim"
     those that the drivers reach."""
-    drivers = [edit.driver for edit in edits] if policy == "trim" else []
-    return min([len(seconds), *(reached(driver, seconds) for driver in drivers)])
+    if policy != "trim":
+        return len(seconds)
+    return min((reached(edit.driver, seconds) for edit in edits), default=len(seconds))
 
 
 @dataclass(frozen=True)

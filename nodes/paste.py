@@ -18,6 +18,7 @@ from .inputs import PASTE_DEFAULTS
 from .sockets import CATEGORY, DPECrop
 
 PASTE_CHUNK = 4
+NECK = "The edit moves the outline of the head, as a pose edit does: the neck may no longer fit."
 PARSING_FOLDER = "face_parsing"
 PARSING_EXTENSIONS = {".pth", ".pt", ".safetensors"}
 
@@ -142,7 +143,7 @@ class PasteBack(io.ComfyNode):
 def _remarks(paster: Paster) -> list[str]:
     if not paster.outline_moved:
         return []
-    return ["The edit moves the outline of the head, as a pose edit does: the neck may no longer fit."]
+    return [NECK]
 
 
 def _fitted(crop: Crop, frames: torch.Tensor, edited: torch.Tensor) -> Crop:

@@ -16,15 +16,15 @@ from comfy_api.latest import InputImpl, io
 
 from ..dpe_model.errors import MotionError
 from ..dpe_model.jobs import CropOptions, Drivers, EditOptions, edit_clip
-from ..dpe_model.jobs.edit_video import RESULTS
+from ..dpe_model.jobs.edit_video import RESULTS, EditedClip
 from ..dpe_model.jobs.portraits import CROP_WHEN, taken_as_portraits
 from ..dpe_model.jobs.setup import Driver
 from ..dpe_model.motion import LENGTH_POLICIES, Motion
 from ..dpe_model.portrait import PasteOptions, describe_faces, describe_person
-from ..dpe_model.video import VideoInfo
+from ..dpe_model.video import FrameSource, VideoInfo
 from . import host, inputs
 from .opened_video import OpenedVideo
-from .paste import parsing_weights
+from .paste import NECK, parsing_weights
 from .reporter import HostReporter
 from .sockets import CATEGORY, DPEModel, DPEMotion
 
@@ -204,21 +204,32 @@ class DriveVideo(io.ComfyNode):
                 host.engine(model), source.source, drivers, path, options, reporter, source.sound, preview=reporter.show
             )
         notes = [
-            f"{host.counted(done.frames, 'frame')}, {'sound kept' if source.sound is not None else 'no sound'}",
-            describe_faces(done.framed.track, done.framed.crop),
-            *describe_person(done.framed.track.person, len(done.framed.people)),
+            *_result_notes(done, source),
             *_driver_notes(None if clip is None else clip.info, driver_crop, driver_motion),
             *reporter.warnings,
-            *(f"video: {notice}" for notice in source.source.notices),
-            *(f"driver_video: {notice}" for notice in (() if clip is None else clip.notices)),
+            *_file_notes(video=source.source, driver_video=clip),
         ]
         if mask is not None and person != "mask":
             notes.append("The mask is not used: set person to mask")
         if match_driver and options.crop.match is None:
             notes.append("match_driver changes nothing: the driver shows no portraits yet, and is cut out at scale too")
         if done.outline_moved:
-            notes.append("The edit moves the outline of the head, as a pose edit does: the neck may no longer fit.")
+            notes.append(NECK)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), done.frames, ui=host.note(*notes))
+
+
+def _result_notes(done: EditedClip, source: OpenedVideo) -> list[str]:
+    """What became of the video."""
+    return [
+        f"{host.counted(done.frames, 'frame')}, {'sound kept' if source.sound is not None else 'no sound'}",
+        describe_faces(done.framed.track, done.framed.crop),
+        *describe_person(done.framed.track.person, len(done.framed.people)),
+    ]
+
+
+def _file_notes(**clips: FrameSource | None) -> list[str]:
+    """What was noticed in reading the files, by the inputs' names."""
+    return [f"{name}: {notice}" for name, clip in clips.items() if clip is not None for notice in clip.notices]
 
 
 def _driver_notes(clip: VideoInfo | None, crop: str, motion: Motion | None) -> list[str]:

@@ -146,8 +146,9 @@ def _apart_from(defaults: argparse.Namespace, given: Mapping[str, object]) -> ar
             _forget(rest, names)
     roles = options.EDITS.get(str(given.get("edit", rest.edit)), ())
     drivers = [name for name in ("driving", *roles) if name in given or getattr(rest, name) is not None]
-    if len(drivers) > len(roles):  # one of them would have nothing to drive
-        _forget(rest, [name for name in drivers if name not in given])
+    if len(drivers) > len(roles):  # --driving would have nothing to drive
+        taken = roles if "driving" in given else ("driving",)
+        _forget(rest, [name for name in taken if name not in given])
     return rest
 
 

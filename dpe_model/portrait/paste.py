@@ -151,7 +151,7 @@ class Paster:
         crop = self.crop[start : start + len(frames)]
         check_fit(frames, crop)
         _check_edited(frames, edited, start)
-        own = None if own_mask is None else _own_masks(own_mask, crop, OWN_RIM)
+        own = None if own_mask is None else _own_masks(own_mask, crop)
         if portraits is not None:
             portraits = check_frames(portraits, "portraits")
             if len(portraits) != len(frames):
@@ -420,7 +420,7 @@ def _steadied(crop: Crop, sigma: float) -> Crop:
     return replace(crop, landmarks=steady)
 
 
-def _check_edited(frames: Tensor, edited: Tensor, start: int = 0) -> None:
+def _check_edited(frames: Tensor, edited: Tensor, start: int) -> None:
     if len(frames) != len(edited):
         raise FrameError(
             f"Expected as many edited crops as frames, got {len(frames)} frames and {len(edited)} edited. Render "
@@ -454,13 +454,14 @@ def check_mask(mask: Tensor, crop: Crop) -> Tensor:
     return planes
 
 
-def _own_masks(mask: Tensor, crop: Crop, rim: float) -> list[_Mask]:
-    """Masks given from outside, one for all frames or one a frame, with a rim that fades out over `rim`, if any."""
+def _own_masks(mask: Tensor, crop: Crop) -> list[_Mask]:
+    """Masks given from outside, one for all frames or one a frame, with a rim that fades out over `OWN_RIM`."""
     mask = check_mask(mask, crop).detach().float().clamp(0.0, 1.0).cpu()
     if _is_whole(mask, crop):
-        border = feather_mask(crop.size, rim)[0]
+        border = feather_mask(crop.size, OWN_RIM)[0]
         return [_Mask(border, _fitted(each, crop.frame_size)) for each in mask]
-    return [_Mask(each * feather_mask(mask.shape[1], rim)[0] if rim else each) for each in mask]
+    border = feather_mask(mask.shape[1], OWN_RIM)[0]
+    return [_Mask(each * border) for each in mask]
 
 
 def _is_whole(mask: Tensor, crop: Crop) -> bool:

@@ -80,7 +80,8 @@ class People:
                 "mask", whose face lies under it.
             index: which one, counted from the largest, where `select` is "index".
             position: x and y in 0..1 of the frame, where `select` is "position".
-            mask: [H, W] or [n, H, W] of 1 or N full frames, any size, where `select` is "mask"; above 0.5 counts.
+            mask: [H, W], [n, H, W] or [n, 1, H, W] of n = 1 or N full frames, any size, where `select` is "mask"; above
+                0.5 counts.
 
         Raises:
             NoFaceError: fewer people than `index` asks for, or nobody under the mask.

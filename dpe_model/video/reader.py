@@ -168,7 +168,7 @@ class FrameSource(ABC):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the log was told of the file while it was read: interlaced, HDR, transparency; no full stops."""
+        """What the log was told of the file while it was read (HDR, transparency, damage and so on), no full stops."""
         return self._notices.texts
 
     def end_time(self) -> Fraction | None:

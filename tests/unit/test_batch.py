@@ -175,6 +175,8 @@ def test_a_line_names_drivers_in_its_own_way(files):
     assert (job.drivers.expression, job.drivers.pose) == (files / "x.mp4", None)
     (job,) = jobs(files, '{"source": "one.mp4", "pose": "p.mp4"}', "--edit", "both")
     assert (job.drivers.expression, job.drivers.pose) == (files / "driving.mp4", files / "p.mp4")
+    (job,) = jobs(files, '{"source": "one.mp4", "pose": "p.mp4"}', "--edit", "both", "--expression", "x.mp4")
+    assert (job.drivers.expression, job.drivers.pose) == (Path("x.mp4"), files / "p.mp4")
     words = arguments(files, files / "m.jsonl", "out", "--expression", "x.mp4")
     del words[words.index("--driving") : words.index("--driving") + 2]
     (files / "m.jsonl").write_text('{"source": "one.mp4", "driving": "two.mp4"}')

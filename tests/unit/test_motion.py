@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dpe_model.errors import MotionError
 from dpe_model.latent import Latent
@@ -140,6 +141,13 @@ def test_motions_of_different_checkpoints_do_not_mix():
     latent = Latent(clip(2), motion(2))
     with pytest.raises(MotionError, match="another checkpoint"):
         latent.with_edit("pose", Edit(motion(2, checkpoint="b")))
+
+
+def test_a_file_whose_numbers_are_none_is_named(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    save_file({"alpha": torch.zeros(2, 3, dtype=torch.int64)}, path, {"format": "dpe-motion", "fps": "null"})
+    with pytest.raises(MotionError, match=r"odd\.safetensors: .*floating point.* Encode the clip again"):
+        Motion.load(path)
 
 
 def test_numbers_of_narrow_kinds_are_widened():
