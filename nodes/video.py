@@ -187,8 +187,7 @@ class DriveVideo(io.ComfyNode):
                 options = replace(options, crop=replace(options.crop, match=clip))
             given: dict[str, Driver | None] = {"video": clip, "motion": driver_motion}
             drivers = Drivers(
-                expression=given.get(roles.get("expression", "")),
-                pose=given.get(roles.get("pose", "")),
+                **{role: given[kind] for role, kind in roles.items()},
                 expression_strength=strength,
                 pose_strength=strength,
                 mode=mode,
@@ -208,11 +207,8 @@ class DriveVideo(io.ComfyNode):
             *_driver_notes(None if clip is None else clip.info, driver_crop, driver_motion),
             *reporter.warnings,
             *_file_notes(video=source.source, driver_video=clip),
+            *_unused_notes(options.crop, match_driver),
         ]
-        if mask is not None and person != "mask":
-            notes.append("The mask is not used: set person to mask")
-        if match_driver and options.crop.match is None:
-            notes.append("match_driver changes nothing: the driver shows no portraits yet, and is cut out at scale too")
         if done.outline_moved:
             notes.append(NECK)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), done.frames, ui=host.note(*notes))
@@ -230,6 +226,16 @@ def _result_notes(done: EditedClip, source: OpenedVideo) -> list[str]:
 def _file_notes(**clips: FrameSource | None) -> list[str]:
     """What was noticed in reading the files, by the inputs' names."""
     return [f"{name}: {notice}" for name, clip in clips.items() if clip is not None for notice in clip.notices]
+
+
+def _unused_notes(crop: CropOptions, match_driver: bool) -> list[str]:
+    """What was given and changes nothing."""
+    notes = []
+    if crop.mask is not None and crop.person != "mask":
+        notes.append("The mask is not used: set person to mask")
+    if match_driver and crop.match is None:
+        notes.append("match_driver changes nothing: the driver shows no portraits yet, and is cut out at scale too")
+    return notes
 
 
 def _driver_notes(clip: VideoInfo | None, crop: str, motion: Motion | None) -> list[str]:

@@ -81,7 +81,7 @@ class Drivers:
     Attributes:
         expression, pose: a clip, a picture, a folder of pictures or a motion file (.safetensors), by its path; an
             opened clip; or a motion. None keeps the source's own.
-        strength: see `dpe_model.motion.Edit`, the same for both.
+        expression_strength, pose_strength: see `dpe_model.motion.Edit`.
         mode, reference, length: see `Edit` and `LengthPolicy`.
     """
 
