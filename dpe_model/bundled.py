@@ -19,6 +19,8 @@ FULL_FRAME_CLIP = ASSETS / "full_frame.mp4"
 SOURCE_STILL = ASSETS / "source.png"
 PHOTO = ASSETS / "photo.jpg"
 """The first full frame."""
+PROBES = ASSETS / "probes"
+"""Rendered people at rest and with one thing changed at a time, a strip of pictures for each: see `controls`."""
 
 
 def bundled_models() -> list[Path]:

@@ -26,7 +26,7 @@ from .devices import (
     is_out_of_memory,
 )
 from .errors import DPEError, FrameError, MotionError
-from .frames import check_frames, check_square, from_network, to_network
+from .frames import check_frames, check_square, from_network, to_network, to_unit
 from .latent import Latent
 from .motion import EditPlan, Motion
 from .network import Branch, DPENetwork, Encoding
@@ -243,6 +243,13 @@ class Engine:
         if len(latent.motion) == 1:
             return self.render_still(latent.frames, steps)
         return self.render_stream([latent.frames[: latent.length]], steps)
+
+    def unchanged(self, latent: Latent) -> Iterator[Tensor]:
+        """A latent's own frames: [n, S, S, 3] float32 in 0..1 on the CPU, in order; resized where they must be."""
+        fits = latent.frames.shape[1] == self.size
+        for start, frames in self._split([latent.frames]):
+            yield to_unit(frames).cpu() if fits else from_network(self._images(frames, start)).cpu()
+            self.services.on_frames(len(frames))
 
     @torch.no_grad()
     def render_stream(self, chunks: Iterable[Tensor], steps: Sequence[RenderStep]) -> Iterator[Tensor]:

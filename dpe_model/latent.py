@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from .checkpoint import Role
+from .errors import MotionError
 from .motion import Edit, EditPlan, LengthPolicy, Motion, Timing, kept_length, output_length, still_clock
 from .network import Encoding
 
@@ -25,6 +27,7 @@ class Latent:
         expression, pose: edits by role, applied in order.
         policy: how drivers of other lengths are fitted.
         timing: whether drivers' frames go one by one, or by time, as far as rates are known (see `clock`).
+        shifts: by role, what is added to every frame's motion after all edits: [M].
     """
 
     frames: Tensor
@@ -34,6 +37,7 @@ class Latent:
     pose: tuple[Edit, ...] = field(default=())
     policy: LengthPolicy = "trim"
     timing: Timing = "frames"
+    shifts: Mapping[Role, Tensor] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> str:
@@ -43,6 +47,10 @@ class Latent:
     def edits(self, role: Role) -> tuple[Edit, ...]:
         """Pending edits of a role."""
         return self.expression if role == "expression" else self.pose
+
+    def changes(self, role: Role) -> bool:
+        """Whether anything of a role is to be changed."""
+        return bool(self.edits(role)) or role in self.shifts
 
     def settle(self, role: Role) -> None:
         """Measure drivers of a role's edits that are still to be measured."""
@@ -62,6 +70,17 @@ class Latent:
         edit.driver.require_checkpoint(self.checkpoint, f"{role} driver", self.motion.numbers)
         edits = (*self.edits(role), edit)
         return replace(self, expression=edits) if role == "expression" else replace(self, pose=edits)
+
+    def with_shift(self, role: Role, shift: Tensor) -> Latent:
+        """This latent with its motion moved by `shift` [M] in every frame, after all edits; shifts add up.
+
+        Raises:
+            MotionError: not as many numbers as the motion has.
+        """
+        if shift.shape != (self.motion.numbers,):
+            raise MotionError(f"{role}: expected a shift of {self.motion.numbers} numbers, got {list(shift.shape)}.")
+        known = self.shifts.get(role)
+        return replace(self, shifts={**self.shifts, role: shift if known is None else known + shift})
 
     @property
     def clock(self) -> Tensor | None:
@@ -91,5 +110,5 @@ class Latent:
         """The role's edits laid out over the result's frames."""
         clock = self.clock
         if clock is not None:
-            return EditPlan.on_clock(self.edits(role), clock, self.policy)
-        return EditPlan.make(self.edits(role), self.length, self.policy)
+            return EditPlan.on_clock(self.edits(role), clock, self.policy, self.shifts.get(role))
+        return EditPlan.make(self.edits(role), self.length, self.policy, self.shifts.get(role))

@@ -235,8 +235,7 @@ class Edit:
         target = self.driver.at(frames)
         if self.mode == "relative":
             target = target - self.driver.alpha[self.reference]
-        # CUDA is not waited for. On others a copy that goes on by itself may find the memory freed.
-        target = target.to(source.device, non_blocking=source.device.type == "cuda")
+        target = _beside(target, source)
         if self.mode == "relative":
             target = source + target
         return (1.0 - self.strength) * source + self.strength * target
@@ -327,26 +326,37 @@ def kept_length(seconds: Tensor, edits: Iterable[Edit], policy: LengthPolicy) ->
 class EditPlan:
     """Edits laid out in time: for every output frame, the frame of each driver (or a place between two).
 
-    Several edits apply one after the other, each to the result of the one before.
+    Several edits apply one after the other, each to the result of the one before; `shift` [M], the same for all frames,
+    is added to the last.
     """
 
     length: int
     edits: tuple[Edit, ...]
     frames: tuple[Tensor, ...]
+    shift: Tensor | None = None
 
     @classmethod
-    def make(cls, edits: Sequence[Edit], length: int, policy: LengthPolicy) -> EditPlan:
+    def make(cls, edits: Sequence[Edit], length: int, policy: LengthPolicy, shift: Tensor | None = None) -> EditPlan:
         """Lay out edits over `length` output frames."""
-        return cls(length, tuple(edits), tuple(driver_frames(len(e.driver), length, policy) for e in edits))
+        frames = tuple(driver_frames(len(e.driver), length, policy) for e in edits)
+        return cls(length, tuple(edits), frames, shift)
 
     @classmethod
-    def on_clock(cls, edits: Sequence[Edit], seconds: Tensor, policy: LengthPolicy) -> EditPlan:
+    def on_clock(
+        cls, edits: Sequence[Edit], seconds: Tensor, policy: LengthPolicy, shift: Tensor | None = None
+    ) -> EditPlan:
         """Lay out edits over output frames shown at these times [n], in seconds, increasing from 0."""
         places = tuple(driver_positions(e.driver, seconds, policy) for e in edits)
-        return cls(len(seconds), tuple(edits), places)
+        return cls(len(seconds), tuple(edits), places, shift)
 
     def apply(self, source: Tensor, start: int) -> Tensor:
         """Edited alpha [n, M] for the output frames from `start` on, given the source's own alpha [n, M]."""
         for edit, frames in zip(self.edits, self.frames, strict=True):
             source = edit.apply(source, frames[start : start + len(source)])
-        return source
+        return source if self.shift is None else source + _beside(self.shift, source)
+
+
+def _beside(numbers: Tensor, source: Tensor) -> Tensor:
+    """Numbers on the device of the source's."""
+    # CUDA is not waited for. On others a copy that goes on by itself may find the memory freed.
+    return numbers.to(source.device, non_blocking=source.device.type == "cuda")

@@ -1,6 +1,7 @@
 """What the ComfyUI graph sees: one file a stage, each node thin over `dpe_model`."""
 
 from .curves import PlotMotion, SmoothMotion
+from .editor import PortraitEditor
 from .examples import install_examples
 from .load import LoadDPEModel, register_model_folder
 from .motion import EditLatent, EncodeMotion, LoadMotion, SaveMotion
@@ -22,6 +23,7 @@ NODES = (
     SmoothMotion,
     PlotMotion,
     DriveVideo,
+    PortraitEditor,
 )
 
 __all__ = ["NODES", "install_examples", "register_model_folder", "register_parsing_folder"]

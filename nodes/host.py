@@ -109,8 +109,13 @@ def _place(model: LoadedModel, network: DPENetwork, device: torch.device) -> Mod
     return patcher
 
 
-def gather(chunks: Iterator[torch.Tensor], length: int, progress: Progress | None = None) -> torch.Tensor:
-    """Chunks of frames as one IMAGE [length, H, W, 3] where the host keeps results."""
+def gather(
+    chunks: Iterator[torch.Tensor], length: int, progress: Progress | None = None, previews: bool = True
+) -> torch.Tensor:
+    """Chunks of frames as one IMAGE [length, H, W, 3] where the host keeps results.
+
+    Previews stay on the node, in front of pictures that it puts out itself: such a node goes without.
+    """
     images: torch.Tensor | None = None
     start = 0
     for chunk in chunks:
@@ -119,7 +124,7 @@ def gather(chunks: Iterator[torch.Tensor], length: int, progress: Progress | Non
         images[start : start + len(chunk)] = chunk
         start += len(chunk)
         if progress is not None:
-            progress.add(len(chunk), chunk)
+            progress.add(len(chunk), chunk if previews else None)
     if images is None or start != length:
         raise RuntimeError(f"expected {length} frames, got {start}")
     return images

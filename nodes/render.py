@@ -22,8 +22,8 @@ def _render(model: host.LoadedModel, latent: Latent, role: Role) -> io.NodeOutpu
 
 def _unseen(latent: Latent, role: Role) -> list[str]:
     """What to say of a latent's edits of another role than is rendered."""
-    others = [other for other in ROLES if other != role and latent.edits(other)]
-    if latent.edits(role):
+    others = [other for other in ROLES if other != role and latent.changes(other)]
+    if latent.changes(role):
         return [
             f"Only the {role} edit is shown here. For the {other} too, encode this result with DPE Encode Motion, then "
             f"edit and render the {other}."

@@ -1,7 +1,7 @@
 """The pictures beside the shipped workflows and in the README, made anew: `python -m host.thumbnails`, from `tests`.
 
-Every workflow is run in a ComfyUI (`COMFYUI_PATH`, `COMFYUI_PYTHON`); its thumbnail shows what it loads and saves. The
-gallery needs no host. To be done whenever the bundled model changes.
+With names of workflows only theirs are made. Every workflow is run in a ComfyUI (`COMFYUI_PATH`, `COMFYUI_PYTHON`); its
+thumbnail shows what it loads and saves. The gallery needs no host. To be done whenever the bundled model changes.
 """
 
 from __future__ import annotations
@@ -33,18 +33,24 @@ GALLERY_ZOOM = 2
 
 
 def main() -> None:
-    """Make all of them."""
+    """Make all of them, or those of the workflows that are named."""
+    chosen = set(sys.argv[1:])
     host = Path(os.environ["COMFYUI_PATH"]), os.environ.get("COMFYUI_PYTHON", sys.executable)
     with ComfyServer(*host, packs={"ComfyUI-DPE": ROOT}) as server:
         info = server.object_info()
         for path in sorted(FOLDER.glob("*.json")):
+            if chosen and path.stem not in chosen:
+                continue
             workflow = json.loads(path.read_text("utf-8"))
             loaded = [n["widgets_values"][0] for n in workflow["nodes"] if n["type"] in ("LoadImage", "LoadVideo")]
             prompt = to_api(workflow, info)
-            (saved,) = [file for file in server.files(server.queue(prompt)) if file.suffix == ".mp4"]
+            outputs = server.queue(prompt)
+            (keeper,) = [str(n["id"]) for n in workflow["nodes"] if n["type"] in ("SaveImage", "SaveVideo")]
+            (saved,) = server.files({keeper: outputs[keeper]})
             shown = [ASSETS / name.removeprefix("dpe_") for name in dict.fromkeys(loaded)]
             row([at(file, FRAME) for file in [*shown, saved]]).save(path.with_suffix(".jpg"), quality=QUALITY)
-    gallery().save(FOLDER / "gallery_seams.jpg", quality=QUALITY)
+    if not chosen:
+        gallery().save(FOLDER / "gallery_seams.jpg", quality=QUALITY)
 
 
 def at(file: Path, number: int) -> Image.Image:
