@@ -12,6 +12,7 @@ package is the system itself; it knows nothing of ComfyUI. From a script::
 """
 
 from .checkpoint import BranchRoles, Checkpoint, convert_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
+from .controls import measure_controls
 from .engine import Engine, Services
 from .errors import CheckpointError, DPEError, FrameError, MotionError, NoFaceError, VideoError
 from .latent import Latent
@@ -35,6 +36,7 @@ __all__ = [
     "VideoError",
     "convert_checkpoint",
     "load_checkpoint",
+    "measure_controls",
     "read_checkpoint",
     "save_checkpoint",
 ]

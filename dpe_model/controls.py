@@ -9,8 +9,7 @@ all drivers.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,48 +83,55 @@ class ControlDirections:
             settings: by name of the control: degrees, or 1 = fully.
 
         Raises:
-            OptionError: an unknown control, or a setting that is no number.
+            OptionError: what `check_settings` refuses.
             MotionError: the latent is of a model with other numbers.
         """
-        for role in ROLES:
-            shift = self.shift(role, settings)
-            latent = latent if shift is None else latent.with_shift(role, shift)
+        check_settings(settings)
+        for role in set_roles(settings):
+            latent = latent.with_shift(role, self.shift(role, settings))
         return latent
 
-    def shift(self, role: Role, settings: Mapping[str, float]) -> Tensor | None:
-        """What the settings of a role add to a motion, [M]; None where all of them are 0. Errors as `apply`."""
-        check_settings(settings)
-        moved = [control.name for control in CONTROLS if control.role == role and settings.get(control.name)]
-        parts = [self.directions[name] * settings[name] for name in moved]
-        return torch.stack(parts).sum(0) if parts else None
+    def shift(self, role: Role, settings: Mapping[str, float]) -> Tensor:
+        """What a role's settings, at least one, add to a motion: [M] float32 on the CPU."""
+        mine = [control.name for control in CONTROLS if control.role == role and control.name in settings]
+        return torch.stack([self.directions[name] * settings[name] for name in mine]).sum(0)
 
 
 def check_settings(settings: Mapping[str, float]) -> None:
     """Refuse settings that mean nothing.
 
     Raises:
-        OptionError: an unknown control, or a setting that is no number.
+        OptionError: an unknown control, or a setting that is no number or beyond the control's limit.
     """
-    known = [control.name for control in CONTROLS]
+    limits = {control.name: control.limit for control in CONTROLS}
     for name, value in settings.items():
-        if name not in known:
-            raise OptionError(f"{name}: no such control. There are {', '.join(known)}.")
-        if not math.isfinite(value):
-            raise OptionError(f"{name}: expected a number such as 0.5, got {value}.")
+        if name not in limits:
+            raise OptionError(f"{name}: no such control. There are {', '.join(limits)}.")
+        if not abs(value) <= limits[name]:
+            raise OptionError(f"{name}: expected {-limits[name]:g}..{limits[name]:g}, got {value}.")
 
 
-def measure_controls(engine: Engine, folder: Path = PROBES) -> ControlDirections:
+def set_roles(settings: Mapping[str, float]) -> list[Role]:
+    """The roles of which something is set to other than 0, in the published order."""
+    moved = {control.role for control in CONTROLS if settings.get(control.name)}
+    return [role for role in ROLES if role in moved]
+
+
+def measure_controls(
+    engine: Engine, count: Callable[[int], None] = lambda pictures: None, folder: Path = PROBES
+) -> ControlDirections:
     """Measure what the controls are in the numbers of the engine's checkpoint.
 
     Args:
         engine: reads the pictures, some eighty.
+        count: called with the number of pictures read since it was last called, `probe_count` in all.
         folder: a strip of pictures for each person, see `CONTROLS`.
 
     Raises:
         OptionError: the pictures are missing or are of other controls.
     """
     people = torch.stack([_pictures(path) for path in _strips(folder)])
-    alpha = engine.measure(iter(people)).alpha.unflatten(0, people.shape[:2])
+    alpha = engine.measure(_counted(people, count)).alpha.unflatten(0, people.shape[:2])
     directions: dict[str, Tensor] = {}
     agreement: dict[str, float] = {}
     first = 1
@@ -138,6 +144,12 @@ def measure_controls(engine: Engine, folder: Path = PROBES) -> ControlDirections
         agreement[control.name] = float(torch.cosine_similarity(each, each.mean(0, keepdim=True), dim=1).mean())
         first += len(settings)
     return ControlDirections(directions, agreement)
+
+
+def _counted(people: Tensor, count: Callable[[int], None]) -> Iterator[Tensor]:
+    for pictures in people:
+        yield pictures
+        count(len(pictures))
 
 
 def probe_count(folder: Path = PROBES) -> int:

@@ -10,7 +10,7 @@ from ..dpe_model.checkpoint import ROLES
 from ..dpe_model.controls import CONTROLS, Control, ControlDirections, measure_controls, probe_count
 from ..dpe_model.latent import Latent
 from . import host
-from .sockets import CATEGORY, DPELatent, DPEModel
+from .sockets import CATEGORY, DPELatent, DPEModel, DPESettings
 
 AGREED = 0.5
 """Least agreement between people on what a control is, below which the node says that the model hardly knows it."""
@@ -25,7 +25,7 @@ def _known() -> dict[str, ControlDirections]:
 def _directions(model: host.LoadedModel) -> ControlDirections:
     known, fingerprint = _known(), model.checkpoint.fingerprint
     if fingerprint not in known:
-        known[fingerprint] = measure_controls(host.engine(model, host.Progress(probe_count())))
+        known[fingerprint] = measure_controls(host.engine(model), host.Progress(probe_count()).add)
     return known[fingerprint]
 
 
@@ -70,6 +70,9 @@ class PortraitEditor(io.ComfyNode):
                 DPELatent.Output(
                     display_name="edited", tooltip="The person with all edits, for a render node or another editor."
                 ),
+                DPESettings.Output(
+                    display_name="settings", tooltip="The sliders, for DPE Drive Video: the same face through a video."
+                ),
             ],
         )
 
@@ -92,7 +95,7 @@ class PortraitEditor(io.ComfyNode):
         if not roles:
             notes = ["No slider is moved: the portraits are as they came"]
         shown = ui.PreviewImage(images[:1], cls=cls).as_dict()
-        return io.NodeOutput(images, edited, ui={**shown, **host.note(*notes)})
+        return io.NodeOutput(images, edited, settings, ui={**shown, **host.note(*notes)})
 
 
 def _unclear(directions: ControlDirections, settings: dict[str, float]) -> list[str]:

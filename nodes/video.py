@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io
 
+from ..dpe_model.controls import set_roles
 from ..dpe_model.errors import MotionError
 from ..dpe_model.jobs import CropOptions, Drivers, EditOptions, edit_clip
 from ..dpe_model.jobs.edit_video import RESULTS, EditedClip
@@ -26,7 +27,7 @@ from . import host, inputs
 from .opened_video import OpenedVideo
 from .paste import NECK, parsing_weights
 from .reporter import HostReporter
-from .sockets import CATEGORY, DPEModel, DPEMotion
+from .sockets import CATEGORY, DPEModel, DPEMotion, DPESettings
 
 EDITS = ("expression", "pose", "both")
 
@@ -113,6 +114,11 @@ class DriveVideo(io.ComfyNode):
                     ),
                 ),
                 inputs.person_mask(),
+                DPESettings.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="A face set by DPE Portrait Editor, in every frame: on top of a driver, or without one.",
+                ),
             ],
             outputs=[
                 io.Video.Output(
@@ -152,6 +158,7 @@ class DriveVideo(io.ComfyNode):
         driver_motion: Motion | None = None,
         match_driver: bool = False,
         mask: torch.Tensor | None = None,
+        settings: Mapping[str, float] | None = None,
     ) -> io.NodeOutput:
         """Stream from file to file. What an interruption leaves lies in the temp folder; the log names it."""
         options = EditOptions(
@@ -179,7 +186,8 @@ class DriveVideo(io.ComfyNode):
             ),
             result=result,
         )
-        roles = _driven(edit, driver_video, driver_motion)
+        settings = settings or {}
+        roles = _driven(edit, driver_video, driver_motion, bool(set_roles(settings)))
         with _workplace() as folder:
             source = OpenedVideo.of(video, folder, "video")
             clip = None if driver_video is None else OpenedVideo.of(driver_video, folder, "driver_video").source
@@ -193,6 +201,7 @@ class DriveVideo(io.ComfyNode):
                 mode=mode,
                 reference=reference_frame,
                 length=length,
+                settings=settings,
             )
             if driver_motion is not None:
                 driver_motion.settled()  # before the model is loaded: another one may be needed for it
@@ -248,8 +257,8 @@ def _driver_notes(clip: VideoInfo | None, crop: str, motion: Motion | None) -> l
     return notes
 
 
-def _driven(edit: str, video: Any, motion: Motion | None) -> dict[str, str]:
-    """Who drives what: role -> "video" or "motion".
+def _driven(edit: str, video: Any, motion: Motion | None, by_hand: bool = False) -> dict[str, str]:
+    """Who drives what: role -> "video" or "motion"; nobody need where something is set by hand.
 
     Raises:
         MotionError: nobody drives, or it is not clear who.
@@ -258,7 +267,12 @@ def _driven(edit: str, video: Any, motion: Motion | None) -> dict[str, str]:
         raise MotionError(f"edit: expected one of {', '.join(EDITS)}, got {edit!r}.")
     roles = ("expression", "pose") if edit == "both" else (edit,)
     if video is None and motion is None:
-        raise MotionError("Expected a driver: connect driver_video or driver_motion.")
+        if by_hand:
+            return {}
+        raise MotionError(
+            "Expected a driver: connect driver_video or driver_motion; or settings, from a DPE Portrait Editor with a "
+            "slider that is not 0."
+        )
     if video is not None and motion is not None:
         if len(roles) == 1:
             raise MotionError(

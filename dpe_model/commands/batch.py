@@ -162,6 +162,8 @@ def _asked(action: argparse.Action, value: object, folder: Path) -> list[str]:
     name = action.option_strings[-1]
     if action.nargs == 0:
         return [name] if str(value).lower() in ("true", "yes", "on", "1") else []
+    if isinstance(value, dict):
+        value = [f"{key}={each}" for key, each in value.items()]
     if action.nargs is not None and isinstance(value, str):
         value = value.split()
     values = value if isinstance(value, list) else [value]

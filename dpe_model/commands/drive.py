@@ -11,7 +11,7 @@ from ..jobs import DriveJob, drive
 from . import options
 
 NAME = "drive"
-HELP = "Drive the expression and/or the pose of a portrait by another; without arguments, on the bundled clips."
+HELP = "Drive expression and/or pose of a portrait by another, or set them; without arguments, on the bundled clips."
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     asked = job(arguments, arguments.source, arguments.output)
-    if asked.drivers.pose is not None and arguments.result == "frame":
+    if "pose" in asked.drivers.edited and arguments.result == "frame":
         logger.warning("Pasting suits expression edits; after a pose edit the neck may no longer fit the body.")
     frames = edit_video(asked, options.reporter(arguments))
     logger.info("%s: %d frames", arguments.output, frames)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..controls import CONTROLS, check_settings, set_roles
 from ..engine import PRECISIONS
 from ..errors import MotionError, OptionError, VideoError
 from ..jobs import CropOptions, Drivers, ModelOptions, Reporter, Silent, VideoEncoding
@@ -82,15 +83,24 @@ def add_driver_options(parser: argparse.ArgumentParser, edit: str, lengths: tupl
     )
     group.add_argument("--reference", type=int, default=0, metavar="FRAME", help="the driver's rest, for relative mode")
     group.add_argument("--length", choices=lengths, default="hold", help="where lengths differ (default: hold)")
+    group.add_argument(
+        "--set",
+        type=_settings,
+        default={},
+        metavar="NAME=VALUE,...",
+        help="a face set by hand, after the drivers or without one, such as smile=0.6,yaw=10: "
+        f"{', '.join(control.name for control in CONTROLS)}; degrees, or 1 = fully",
+    )
 
 
 def drivers(arguments: argparse.Namespace, default: Path | None = None) -> Drivers:
     """What `add_driver_options` asked for; `default` drives where nobody was named."""
     driving = arguments.driving
-    if driving is None and arguments.expression is None and arguments.pose is None:
+    nobody = driving is None and arguments.expression is None and arguments.pose is None
+    if nobody and not set_roles(arguments.set):
         driving = default
-    if driving is None and arguments.expression is None and arguments.pose is None:
-        raise MotionError("expected a driver: --driving, --expression or --pose.")
+        if driving is None:
+            raise MotionError("expected a driver: --driving, --expression or --pose; or a face set by hand: --set.")
     roles = EDITS[arguments.edit] if driving is not None else ()
     if roles and all(getattr(arguments, role) is not None for role in roles):
         raise MotionError(
@@ -105,7 +115,25 @@ def drivers(arguments: argparse.Namespace, default: Path | None = None) -> Drive
         mode=arguments.mode,
         reference=arguments.reference,
         length=arguments.length,
+        settings=arguments.set,
     )
+
+
+def _settings(text: str) -> dict[str, float]:
+    """A face set by hand, from NAME=VALUE,..."""
+    settings: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (side.strip() for side in part.partition("="))
+        if name in settings:
+            raise argparse.ArgumentTypeError(f"{name} is there twice")
+        try:
+            settings[name] = float(value)
+            check_settings(settings)
+        except OptionError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"expected NAME=VALUE such as smile=0.6, got {part!r}") from error
+    return settings
 
 
 def add_crop_options(parser: argparse.ArgumentParser) -> None:

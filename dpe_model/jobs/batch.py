@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import timedelta
 from functools import cache
@@ -215,11 +215,17 @@ def _file_state(path: Path) -> list[object]:
 
 
 def _plain(value: object) -> object:
-    """Values and frozen dataclasses of values as JSON takes them; of a file, its state."""
+    """Values and frozen dataclasses of values as JSON takes them; of a file, its state.
+
+    Empty mappings are left out: records from before there were any go on holding.
+    """
     if isinstance(value, Path):
         return _file_state(value)
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        named = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: _plain(each) for name, each in named.items() if each != {}}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in sorted(value.items())}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

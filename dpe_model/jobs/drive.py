@@ -13,18 +13,18 @@ from ..video import PICTURE_FPS, as_fps, open_frames, probe
 from ..video.writer import PICTURES
 from .portraits import CropOptions, CropWhen, PortraitClip, open_portraits
 from .report import Reporter, Silent
-from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
+from .setup import Drivers, ModelOptions, lay_out, measure_drivers, measure_settings, source_clock
 from .stream import AHEAD, stream
 from .writing import VideoEncoding, check_kind, write_end
 
 
 @dataclass(frozen=True)
 class DriveJob:
-    """A portrait driven by others.
+    """A portrait driven by others, or set by hand.
 
     Attributes:
         source: who is edited: a video, a picture or a folder of pictures.
-        drivers: who drives expression and pose.
+        drivers: who drives expression and pose, and what is set by hand.
         output: what is written; its ending says what.
         model: which model runs where.
         crop: whether faces are cut out first; "auto" does so where frames are not square.
@@ -76,11 +76,12 @@ def _drive_clip(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list[
     seconds = source_clock(clip.source)
     motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter, seconds)
     edits = job.drivers.edits(motions)
+    shifts = measure_settings(engine, job.drivers, reporter)
     seconds = seconds[: kept_length(seconds, edits.values(), policy)]
     check_kind(job.output, seconds)
     sound = job.source if info.has_audio and _takes_sound(job) else None
     with job.encoding.clip_writer(job.output, info, inputs, sound) as writer:
-        stream(engine, clip, lay_out(edits, seconds, policy), writer, reporter)
+        stream(engine, clip, lay_out(edits, seconds, policy, shifts), writer, reporter)
         write_end(writer, clip.source)
     return writer.frames
 
@@ -91,10 +92,11 @@ def _drive_still(job: DriveJob, engine: Engine, clip: PortraitClip, inputs: list
         check_kind(job.output, range(_driven_length(job.drivers, engine)))
     motions = measure_drivers(engine, job.drivers, job.crop, job.crop_options.of_driver(), reporter)
     edits = job.drivers.edits(motions)
+    shifts = measure_settings(engine, job.drivers, reporter)
     fps = as_fps(next((m.fps for m in motions.values() if m.fps is not None), job.picture_fps))
     seconds = still_clock(edits.values(), float(fps), job.drivers.length)
     check_kind(job.output, seconds)
-    steps = lay_out(edits, seconds, job.drivers.length)
+    steps = lay_out(edits, seconds, job.drivers.length, shifts)
     sound = _sound_of(job.drivers) if _takes_sound(job) else None
     with (
         job.encoding.writer(job.output, fps, inputs, sound) as writer,

@@ -16,7 +16,7 @@ from ..portrait import PasteOptions, Paster
 from ..video import PICTURE_FPS, FrameSource, open_frames
 from .portraits import CropOptions, CropWhen, Framed, PortraitClip, frame_person
 from .report import Reporter, Silent
-from .setup import Drivers, ModelOptions, lay_out, measure_drivers, source_clock
+from .setup import Drivers, ModelOptions, lay_out, measure_drivers, measure_settings, source_clock
 from .stream import AHEAD, Preview, stream
 from .writing import VideoEncoding, check_kind, write_end
 
@@ -153,7 +153,8 @@ def edit_clip(
     crop = framed.crop
     seconds = source_clock(source)[: len(crop)]
     motions = measure_drivers(engine, drivers, options.driver_crop, options.crop.of_driver(), reporter, seconds)
-    steps = lay_out(drivers.edits(motions), seconds, drivers.length)
+    shifts = measure_settings(engine, drivers, reporter)
+    steps = lay_out(drivers.edits(motions), seconds, drivers.length, shifts)
     paster = Paster(options.paste, crop, engine.device) if full else None
     return_free_memory()
     pixel_aspect = info.pixel_aspect if full else Fraction(1)

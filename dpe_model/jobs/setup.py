@@ -1,10 +1,10 @@
-"""What every job needs first: an engine, and the drivers' motions."""
+"""What every job needs first: an engine, the drivers' motions, and what is set by hand."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..bundled import default_model
 from ..checkpoint import ROLES, Checkpoint, Role, load_checkpoint
+from ..controls import check_settings, measure_controls, probe_count, set_roles
 from ..devices import chosen_device
 from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_precision
 from ..errors import MotionError
@@ -76,13 +77,14 @@ Driver: TypeAlias = "Path | FrameSource | Motion"
 
 @dataclass(frozen=True)
 class Drivers:
-    """Who drives what, and how.
+    """Who drives what, and how, and what of the face is set by hand on top of that.
 
     Attributes:
         expression, pose: a clip, a picture, a folder of pictures or a motion file (.safetensors), by its path; an
             opened clip; or a motion. None keeps the source's own.
         expression_strength, pose_strength: see `dpe_model.motion.Edit`.
         mode, reference, length: see `Edit` and `LengthPolicy`.
+        settings: by name of the control, see `dpe_model.controls`; for every frame alike, and after the drivers.
     """
 
     expression: Driver | None = None
@@ -92,17 +94,28 @@ class Drivers:
     mode: EditMode = "absolute"
     reference: int = 0
     length: LengthPolicy = "hold"
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.expression is None and self.pose is None:
-            raise MotionError("drivers: expected somebody to drive the expression, the pose, or both; got nobody.")
+        check_settings(self.settings)
+        if not self.edited:
+            raise MotionError(
+                "drivers: expected somebody to drive the expression, the pose, or both, or something set by hand; got "
+                "nothing."
+            )
         for strength in (self.expression_strength, self.pose_strength):
             check_strength(strength)
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """What is edited, in the published order: expression, then pose."""
+        """What is driven, in the published order: expression, then pose."""
         return tuple(role for role in ROLES if self.driver(role) is not None)
+
+    @property
+    def edited(self) -> tuple[Role, ...]:
+        """What is driven or set by hand, in the same order."""
+        by_hand = set_roles(self.settings)
+        return tuple(role for role in ROLES if role in self.roles or role in by_hand)
 
     def driver(self, role: Role) -> Driver | None:
         """The driver of a role."""
@@ -146,9 +159,25 @@ class Drivers:
         return edits
 
 
-def lay_out(edits: Mapping[Role, Edit], seconds: Tensor, policy: LengthPolicy) -> list[RenderStep]:
-    """Edits in rendering order over frames shown at these times [n], in seconds, increasing from 0."""
-    return [(role, EditPlan.on_clock([edits[role]], seconds, policy)) for role in ROLES if role in edits]
+def measure_settings(engine: Engine, drivers: Drivers, reporter: Reporter) -> dict[Role, Tensor]:
+    """What is set by hand in the model's numbers: by role, what is added to every frame's motion, [M]."""
+    roles = set_roles(drivers.settings)
+    if not roles:
+        return {}
+    with reporter.stage("measure the controls", probe_count()) as count:
+        directions = measure_controls(engine, count)
+    return {role: directions.shift(role, drivers.settings) for role in roles}
+
+
+def lay_out(
+    edits: Mapping[Role, Edit], seconds: Tensor, policy: LengthPolicy, shifts: Mapping[Role, Tensor]
+) -> list[RenderStep]:
+    """Edits and shifts in rendering order over frames shown at these times [n], in seconds, increasing from 0."""
+    return [
+        (role, EditPlan.on_clock([edits[role]] if role in edits else [], seconds, policy, shifts.get(role)))
+        for role in ROLES
+        if role in edits or role in shifts
+    ]
 
 
 def source_clock(source: FrameSource) -> Tensor:

@@ -171,6 +171,32 @@ def test_the_person_under_a_mask_framed_as_the_driver_is(comfy: ComfyServer, gra
         comfy.queue(chosen | empty)
 
 
+def test_a_face_set_by_hand_goes_through_a_video(comfy: ComfyServer, graph: Prompt, node):
+    """Tried on a picture, then set in a whole video: without a driver, and on top of one."""
+    still = {
+        "picture": node("LoadImage", image="dpe_source.png"),
+        "code": node("DPE_EncodeMotion", model=["model", 0], image=["picture", 0]),
+        "editor": node("DPE_PortraitEditor", model=["model", 0], latent=["code", 0], mouth_open=0.8),
+    }
+    by_hand = changed(graph, driver_video=None, settings=["editor", 2], result="portrait") | still
+    alone = read(saved(comfy, comfy.queue(by_hand))).astype(int)
+    assert len(alone) == FRAMES
+    driven = changed(graph, settings=["editor", 2], result="portrait") | still
+    both = read(saved(comfy, comfy.queue(driven))).astype(int)
+    plain = read(saved(comfy, comfy.queue(changed(graph, result="portrait")))).astype(int)
+
+    def dark(pictures: np.ndarray) -> float:
+        """Share of the lower face: mouths that the bundled model opens are black inside."""
+        return float((pictures[:, 170:215, 95:155].max(-1) < 60).mean())
+
+    assert dark(alone) > 0.08 > 0.02 > dark(plain)
+    assert np.abs(both - plain).mean() > 1
+    assert np.abs(both - alone).mean() > 1
+    rest = {**still, "editor": node("DPE_PortraitEditor", model=["model", 0], latent=["code", 0])}
+    with pytest.raises(ComfyError, match="with a slider that is not 0"):
+        comfy.queue(by_hand | rest)
+
+
 def test_it_is_said_where_nobody_or_two_drive(comfy: ComfyServer, graph: Prompt, node):
     with pytest.raises(ComfyError, match="connect driver_video or driver_motion"):
         comfy.queue(changed(graph, driver_video=None))

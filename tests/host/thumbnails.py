@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .comfy import ComfyServer
 from .pictures import read_pictures
@@ -30,6 +30,8 @@ GALLERY_FRAMES = (20, 66)
 GALLERY_PART = (slice(70, 432), slice(170, 470))
 """Rows and columns of a full frame."""
 GALLERY_ZOOM = 2
+SETTINGS = ("smile=0.9", "mouth_open=0.5", "blink=1", "brows=0.9", "yaw=12", "pitch=-10", "roll=10")
+COLUMNS, CAPTION = 4, 24
 
 
 def main() -> None:
@@ -51,6 +53,7 @@ def main() -> None:
             row([at(file, FRAME) for file in [*shown, saved]]).save(path.with_suffix(".jpg"), quality=QUALITY)
     if not chosen:
         gallery().save(FOLDER / "gallery_seams.jpg", quality=QUALITY)
+        by_hand().save(FOLDER / "gallery_controls.jpg", quality=QUALITY)
 
 
 def at(file: Path, number: int) -> Image.Image:
@@ -87,6 +90,32 @@ def gallery() -> Image.Image:
     out = Image.new("RGB", (rows[0].width, sum(r.height for r in rows) + GAP * (len(rows) - 1)), "white")
     for i, picture in enumerate(rows):
         out.paste(picture, (0, i * (picture.height + GAP)))
+    return out
+
+
+def by_hand() -> Image.Image:
+    """The example portrait as it is and set by hand, the settings under each."""
+    with tempfile.TemporaryDirectory() as folder:
+        faces = [captioned(at(ASSETS / "source.png", 0), "as it is")]
+        for settings in SETTINGS:
+            output = Path(folder) / f"{settings}.png"
+            command = [sys.executable, "-m", "dpe_model", "drive", "--source", ASSETS / "source.png", "--set", settings]
+            subprocess.run([*command, "--output", output, "--quiet"], cwd=ROOT, check=True)
+            faces.append(captioned(at(output, 0), settings))
+    rows = [row(faces[start : start + COLUMNS]) for start in range(0, len(faces), COLUMNS)]
+    out = Image.new("RGB", (rows[0].width, sum(r.height for r in rows) + GAP * (len(rows) - 1)), "white")
+    for i, picture in enumerate(rows):
+        out.paste(picture, (0, i * (picture.height + GAP)))
+    return out
+
+
+def captioned(picture: Image.Image, text: str) -> Image.Image:
+    """A picture with a line of text below."""
+    out = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
+    out.paste(picture, (0, 0))
+    ImageDraw.Draw(out).text(
+        (picture.width / 2, picture.height + CAPTION / 2), text, "black", anchor="mm", font_size=15
+    )
     return out
 
 

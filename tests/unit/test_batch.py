@@ -200,6 +200,28 @@ def test_json_values_of_all_kinds(files):
     assert job.drivers.mode == "absolute"
 
 
+@pytest.mark.parametrize("value", ["smile=0.5,yaw=-10", ["smile=0.5", "yaw=-10"], {"smile": 0.5, "yaw": -10}])
+def test_a_line_sets_a_face_by_hand(files, value):
+    lines = [{"source": "one.mp4", "set": value}, {"source": "two.mp4"}]
+    (files / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = arguments(files, files / "set.jsonl", files / "out", "--set", "brows=0.2")
+    jobs = read_manifest(build_parser().parse_args([str(word) for word in words]))
+    assert [job.drivers.settings for job in jobs] == [{"smile": 0.5, "yaw": -10.0}, {"brows": 0.2}]
+
+
+def test_records_from_before_faces_were_set_by_hand_hold(files):
+    """What is not set is not named in what a clip is known by."""
+
+    def state(*options):
+        words = arguments(files, files / "plain.jsonl", files / "out", *options)
+        (job,) = read_manifest(build_parser().parse_args([str(word) for word in words]))
+        return batch_job._plain(job.drivers)
+
+    (files / "plain.jsonl").write_text('{"source": "one.mp4"}\n')
+    assert "settings" not in state()
+    assert state("--set", "yaw=3,smile=0.5")["settings"] == {"smile": 0.5, "yaw": 3.0}
+
+
 def test_absolute_paths_stay(files, tmp_path):
     (job,) = jobs(files, json.dumps({"source": str(tmp_path / "x.mp4"), "driving": str(DRIVING_CLIP)}))
     assert job.source == tmp_path / "x.mp4"

@@ -68,7 +68,7 @@ def test_help_is_shown(command, capsys):
     assert f"usage: python -m dpe_model {' '.join(name)}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", ["shards", "clips"])
+@pytest.mark.parametrize("module", ["shards", "clips", "probes"])
 def test_help_of_the_renderers_is_shown(module, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"dpe_model.training.synthetic.{module}").main(["--help"])
@@ -134,6 +134,43 @@ def test_still_by_still_is_a_picture(files, tmp_path):
     assert run(files, "drive", "--source", files / "still.png", "--driving", files / "still.png",
                "--output", tmp_path / "o.png") == 0  # fmt: skip
     assert read_frames(tmp_path / "o.png").shape == (1, 16, 16, 3)
+
+
+def test_a_face_set_by_hand_needs_no_driver(files, tmp_path):
+    for name, settings in (("smile", "smile=0.8"), ("yaw", "yaw=-10"), ("both", "smile=0.8, yaw=-10")):
+        assert drive(files, tmp_path / name, "--set", settings) == 0
+    results = [read_frames(tmp_path / name) for name in ("smile", "yaw", "both")]
+    assert [len(frames) for frames in results] == [6, 6, 6]
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert not torch.equal(results[1], results[2])
+    assert (
+        run(files, "drive", "--source", files / "still.png", "--set", "smile=0.8", "--output", tmp_path / "o.png") == 0
+    )
+    assert len(open_frames(tmp_path / "o.png")) == 1
+
+
+def test_a_face_is_set_on_top_of_a_driver(files, tmp_path):
+    driven = "--driving", files / "long.mp4"
+    for name, more in (("plain", ()), ("zero", ("--set", "smile=0,yaw=0")), ("set", ("--set", "smile=0.8"))):
+        assert drive(files, tmp_path / name, *driven, *more) == 0
+    assert torch.equal(read_frames(tmp_path / "zero"), read_frames(tmp_path / "plain"))
+    assert not torch.equal(read_frames(tmp_path / "set"), read_frames(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("grin=1", "grin: no such control. There are yaw"),
+        ("smile=2", "smile: expected -1.5..1.5, got 2.0"),
+        ("smile", "expected NAME=VALUE such as smile=0.6, got 'smile'"),
+        ("smile=0.1,smile=0.2", "smile is there twice"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(files, tmp_path, capsys, settings, words):
+    with pytest.raises(SystemExit):
+        drive(files, tmp_path / "o", "--set", settings)
+    assert words in capsys.readouterr().err
 
 
 def test_encoded_motion_drives_like_its_clip(files, tmp_path):
@@ -231,6 +268,16 @@ def test_edit_video_changes_the_face_only(files, tmp_path, stub_detector):
     assert not torch.equal(found[:, 20:28, 28:36], frames[:, 20:28, 28:36])
     assert torch.equal(found[:, :, :8], frames[:, :, :8])
     assert torch.equal(found[:, :, -8:], frames[:, :, -8:])
+
+
+def test_edit_video_by_hand_and_the_neck(files, tmp_path, stub_detector, caplog):
+    """Nobody drives; a turned head is warned of, a smile is not."""
+    for name, settings in (("smile", "smile=0.8"), ("turn", "yaw=10")):
+        caplog.clear()
+        arguments = ("--source", files / "wide.mp4", "--set", settings, "--output", tmp_path / f"{name}.mp4")
+        assert run(files, "edit-video", *arguments) == 0
+        assert probe(tmp_path / f"{name}.mp4").frames == 5
+        assert ("Pasting suits expression edits" in caplog.text) == (name == "turn")
 
 
 def test_convert_and_info(files, tmp_path, capsys):

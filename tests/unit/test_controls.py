@@ -53,7 +53,7 @@ def test_directions_are_the_mean_change_by_unit(tmp_path):
                 elif control.name == "smile":
                     colours[place][1] += int(60 * setting)
         people.append(colours)
-    found = measure_controls(Reader(), draw_people(tmp_path, *people))
+    found = measure_controls(Reader(), folder=draw_people(tmp_path, *people))
     assert set(found.directions) == {control.name for control in CONTROLS}
     assert torch.allclose(found.directions["yaw"], torch.tensor([3.0, 0.0, 0.0]), atol=0.1)
     assert torch.allclose(found.directions["smile"], torch.tensor([0.0, 60.0, 0.0]), atol=1.5)
@@ -65,7 +65,7 @@ def test_people_who_disagree_are_noticed(tmp_path):
     blink = next(where[0] for control, where in places() if control.name == "blink")
     people = [[[100, 100, 100] for _ in range(PICTURES)] for _ in range(2)]
     people[0][blink], people[1][blink] = [160, 100, 100], [100, 160, 100]
-    found = measure_controls(Reader(), draw_people(tmp_path, *people))
+    found = measure_controls(Reader(), folder=draw_people(tmp_path, *people))
     assert found.agreement["blink"] == pytest.approx(0.5**0.5, abs=0.02)
 
 
@@ -73,12 +73,12 @@ def test_people_who_disagree_are_noticed(tmp_path):
 def test_strips_of_other_controls_are_refused(tmp_path, pictures):
     draw_people(tmp_path, [[100, 100, 100]] * pictures)
     with pytest.raises(OptionError, match=rf"expected {PICTURES} square pictures.*{16 * pictures}x16"):
-        measure_controls(Reader(), tmp_path)
+        measure_controls(Reader(), folder=tmp_path)
 
 
 def test_missing_strips_are_named(tmp_path):
     with pytest.raises(OptionError, match="missing"):
-        measure_controls(Reader(), tmp_path)
+        measure_controls(Reader(), folder=tmp_path)
     with pytest.raises(OptionError, match="missing"):
         probe_count(tmp_path)
 
@@ -107,8 +107,8 @@ def test_a_setting_is_the_motion_it_names():
     """What is rendered is what a driver with just these numbers would give."""
     latent = Engine(tiny_checkpoint()).encode(clip(4))
     moved = torch.tensor([0.3, -0.2, 0.1])
-    edited = directions(smile=moved).apply(latent, {"smile": 2.0})
-    driver = Motion(latent.motion.alpha + 2.0 * moved, latent.checkpoint)
+    edited = directions(smile=moved).apply(latent, {"smile": 1.5})
+    driver = Motion(latent.motion.alpha + 1.5 * moved, latent.checkpoint)
     expected = rendered(latent.with_edit("expression", Edit(driver)), "expression")
     assert torch.allclose(rendered(edited, "expression"), expected, atol=1e-5)
     assert not torch.allclose(rendered(latent, "expression"), expected, atol=1e-3)
@@ -141,7 +141,11 @@ def test_both_roles_are_rendered_in_turn():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"grin": 1.0}, "grin: no such control. There are yaw, "), ({"smile": float("nan")}, "smile: expected a number")],
+    [
+        ({"grin": 1.0}, "grin: no such control. There are yaw, "),
+        ({"smile": float("nan")}, r"smile: expected -1\.5\.\.1\.5, got nan"),
+        ({"yaw": -31.0}, r"yaw: expected -30\.\.30, got -31"),
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(OptionError, match=message):
@@ -170,8 +174,9 @@ def test_pictures_without_a_change_are_passed_on():
 def test_the_bundled_model_knows_every_control():
     """Agreement was 0.95 and more; each setting does something else than the others."""
     engine = Engine(load_checkpoint(default_model()))
-    found = measure_controls(engine)
-    assert engine.passes.encoder == probe_count()
+    counted: list[int] = []
+    found = measure_controls(engine, counted.append)
+    assert engine.passes.encoder == sum(counted) == probe_count()
     assert min(found.agreement.values()) > 0.9
     fully = torch.stack([found.directions[c.name] * c.probes[0] for c in CONTROLS])
     unit = torch.nn.functional.normalize(fully, dim=1)
