@@ -102,8 +102,8 @@ class EditLatent(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Lets a driver's motion take over the expression, the pose, or each from another driver. Nothing is "
-                "rendered yet: follow with DPE Render Expression or DPE Render Pose. For both, render the expression, "
-                "encode the result, then edit and render the pose."
+                "rendered yet: follow with DPE Render Expression, DPE Render Pose or, for both, DPE Portrait Editor. "
+                "Or render the expression, encode the result, then edit and render the pose."
             ),
             inputs=[
                 DPELatent.Input("latent", tooltip="The person to edit, from DPE Encode Motion."),

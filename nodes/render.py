@@ -25,8 +25,8 @@ def _unseen(latent: Latent, role: Role) -> list[str]:
     others = [other for other in ROLES if other != role and latent.changes(other)]
     if latent.changes(role):
         return [
-            f"Only the {role} edit is shown here. For the {other} too, encode this result with DPE Encode Motion, then "
-            f"edit and render the {other}."
+            f"Only the {role} edit is shown here. For the {other} too, use DPE Portrait Editor; or encode this result "
+            f"with DPE Encode Motion, then edit and render the {other}."
             for other in others
         ]
     return [f"The {other} edit is not shown here: {NODES[other]} shows it" for other in others]

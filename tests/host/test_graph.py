@@ -189,8 +189,8 @@ def test_an_edit_that_is_not_shown_is_named(comfy: ComfyServer, graph: Prompt):
     assert notes("expression") == [[], ["The expression edit is not shown here: DPE Render Expression shows it"]]
     assert notes() == [[], []]
     both = [text for (text,) in notes("expression", "pose")]
-    assert both[0].startswith("Only the expression edit is shown here. For the pose too, encode this result")
-    assert both[1].startswith("Only the pose edit is shown here. For the expression too, encode this result")
+    assert both[0].startswith("Only the expression edit is shown here. For the pose too, use DPE Portrait Editor")
+    assert both[1].startswith("Only the pose edit is shown here. For the expression too, use DPE Portrait Editor")
 
 
 def test_motions_in_linked_folders_are_offered(comfy: ComfyServer, tmp_path: Path):
