@@ -1,4 +1,7 @@
-"""Smoothing a motion over time without lag: every filter looks at both sides of a frame."""
+"""Smoothing a motion over time without lag: every filter looks at both sides of a frame.
+
+SciPy is imported where it is used: its signal processing alone takes two seconds to load, and few jobs smooth a motion.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d, median_filter
-from scipy.signal import savgol_filter
 
 from .errors import MotionError
 from .gaps import filled, nearest
@@ -102,12 +103,16 @@ def bridge(motion: Motion, known: np.ndarray, parts: Iterable[slice]) -> Motion:
 
 
 def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter1d
+
     reach = min(int(np.ceil(4 * sigma)), len(values) - 1)
     padded = np.pad(values, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
     return gaussian_filter1d(padded, sigma, axis=0, mode="nearest")[reach : reach + len(values)]
 
 
 def _savgol(values: np.ndarray, sigma: float) -> np.ndarray:
+    from scipy.signal import savgol_filter
+
     # Schafer: cut-off in half the sampling rate = (order + 1) / (3.2 half - 4.6), here with order 2.
     wanted = round((3.0 / (2.0 * GAUSSIAN_CUTOFF / sigma) + 4.6) / 3.2)
     half = min(max(2, wanted), (len(values) - 1) // 2)
@@ -118,6 +123,8 @@ def _savgol(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _median(values: np.ndarray, sigma: float) -> np.ndarray:
+    from scipy.ndimage import median_filter
+
     # A box of this half-width has the Gaussian's variance.
     half = max(1, round(np.sqrt(3.0) * sigma))
     return _partly(values, median_filter(values, (2 * half + 1, 1), mode="nearest"), sigma, SMALLEST_MEDIAN)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..devices import is_apple
 from .config import NetworkConfig
-from .layers import ConvLayer, ModulatedProjection, StyledConv, Unused, is_channels_last, up_blur
+from .layers import ConvLayer, ModulatedProjection, StyledConv, Unused, is_channels_last, normal, up_blur
 
 
 class ConstantInput(nn.Module):
@@ -16,7 +16,7 @@ class ConstantInput(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+        self.input = nn.Parameter(normal(1, channels, 4, 4))
 
 
 class ToFlow(nn.Module):

@@ -27,9 +27,18 @@ SLOPE = 0.2
 
 def blur_kernel(factor: float = 1.0) -> Tensor:
     """The 4x4 blur kernel, summing to `factor`: 4 where it follows an up-sampling, else 1."""
-    k = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    k = k[:, None] * k[None, :]
-    return k * (factor / k.sum())
+    taps = (1.0, 3.0, 3.0, 1.0)
+    scale = factor / sum(taps) ** 2
+    # Not computed by PyTorch: on the meta device that loads its compiler.
+    return torch.tensor([[a * b * scale for b in taps] for a in taps])
+
+
+def normal(*shape: int) -> Tensor:
+    """Standard normal values to begin a training with.
+
+    On the meta device, which has none, they are not drawn: that would load PyTorch's compiler, two seconds' work.
+    """
+    return torch.empty(shape) if torch.empty(0).is_meta else torch.randn(shape)
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -98,7 +107,7 @@ class EqualLinear(Folding):
 
     def __init__(self, in_dim: int, out_dim: int, bias_init: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_dim, in_dim))
+        self.weight = nn.Parameter(normal(out_dim, in_dim))
         self.bias = nn.Parameter(torch.full((out_dim,), bias_init))
         self.scale = 1.0 / math.sqrt(in_dim)
 
@@ -118,7 +127,7 @@ class ConvWeight(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel))
         self.scale = 1.0 / math.sqrt(in_channels * kernel**2)
 
 
@@ -127,7 +136,7 @@ class EqualConv(Folding):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel))
         self.scale = 1.0 / math.sqrt(in_channels * kernel**2)
 
     def _fold(self) -> None:
@@ -222,7 +231,7 @@ class ModulatedConv(Folding):
         self, in_channels: int, out_channels: int, kernel: int, style_dim: int, up: bool = False, gain: float = 1.0
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal(1, out_channels, in_channels, kernel, kernel))
         self.modulation = EqualLinear(style_dim, in_channels, bias_init=1.0)
         self.scale = 1.0 / math.sqrt(in_channels * kernel**2)
         self.up, self.gain, self.pad = up, gain, kernel // 2
@@ -295,7 +304,7 @@ class ModulatedProjection(Folding):
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, out_channels, in_channels, 1, 1))
+        self.weight = nn.Parameter(normal(1, out_channels, in_channels, 1, 1))
         self.modulation = EqualLinear(style_dim, in_channels, bias_init=1.0)
         self.scale = 1.0 / math.sqrt(in_channels)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import BRANCHES, Branch
-from .layers import EqualLinear, linear_by_row
+from .layers import EqualLinear, linear_by_row, normal
 
 Affine = tuple[Tensor, Tensor]
 """Matrix [out, in] and offset [out]."""
@@ -23,7 +23,7 @@ class Direction(nn.Module):
 
     def __init__(self, style_dim: int, motion_dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(style_dim, motion_dim))
+        self.weight = nn.Parameter(normal(style_dim, motion_dim))
 
     def basis(self) -> Tensor:
         """Q [style_dim, motion_dim]: the orthonormal factor of weight + 1e-8, float32, on the weight's device.

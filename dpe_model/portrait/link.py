@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .appearance import difference, differences
 from .face import Face
@@ -181,6 +180,8 @@ def _assign(pieces: list[Piece], frame: int, faces: Sequence[Face], least_overla
     taken: list[Piece | None] = [None] * len(faces)
     if not pieces or not faces:
         return taken
+    from scipy.optimize import linear_sum_assignment  # half a second, which jobs on portraits need not wait for
+
     cost = np.array([[_cost(piece, frame, face, least_overlap) for face in faces] for piece in pieces])
     for p, f in zip(*linear_sum_assignment(cost), strict=True):
         if cost[p, f] < FORBIDDEN:

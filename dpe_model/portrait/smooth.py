@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.ndimage import median_filter
 
 from ..gaps import filled
 from .track import Track
@@ -58,6 +57,8 @@ def _elsewhere(track: Track, before: int, after: int) -> bool:
 
 def without_outliers(values: np.ndarray) -> np.ndarray:
     """Values [N, ...] one a frame, each the median of those around it."""
+    from scipy.ndimage import median_filter  # half a second, which jobs on portraits need not wait for
+
     return median_filter(values, (OUTLIERS, *[1] * (values.ndim - 1)), mode="nearest")
 
 
