@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from host.comfy import ComfyServer
 
 if TYPE_CHECKING:
     from .frontend import FrontEnd
@@ -36,6 +37,14 @@ PLACE = """(() => {
     const frame = app.canvas.canvas.getBoundingClientRect();
     return [frame.x + at[0], frame.y + at[1]];
 })()"""
+SLIDER = """name => {
+    const node = app.graph.nodes.find(n => n.type === 'DPE_PortraitEditor');
+    const slider = node.widgets.find(w => w.name === name);
+    const at = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 15, node.pos[1] + slider.y + 10]);
+    const frame = app.canvas.canvas.getBoundingClientRect();
+    return [frame.x + at[0], frame.y + at[1], (node.size[0] - 30) * app.canvas.ds.scale];
+}"""
+MENU = ".queue-button-group button[aria-haspopup], .queue-button-group .p-splitbutton-dropdown"
 SHOWN = "app.graph.nodes.find(n => n.type === 'DPE_PortraitEditor').imgs.map(i => [i.naturalWidth, i.naturalHeight])"
 WORKFLOW = "JSON.parse(JSON.stringify(app.graph.serialize()))"
 SAVED = f"{WORKFLOW}.nodes.find(n => n.type === 'DPE_PortraitEditor').widgets_values"
@@ -79,6 +88,37 @@ def test_reset_sets_every_slider_to_zero(graph: FrontEnd):
     graph.page.wait_for_timeout(300)
     assert settings(graph) == dict.fromkeys(names, 0)
     assert graph.errors == []
+
+
+def test_the_picture_follows_the_sliders(graph: FrontEnd, comfy: ComfyServer):
+    """With Run (On Change), chosen in the menu beside Run."""
+    graph.page.locator(MENU).first.click()
+    graph.page.get_by_text("Run (On Change)").first.click()
+    graph.run()
+    seen = len(comfy.get("/history"))
+    x, y, width = graph.page.evaluate(SLIDER, "smile")
+    mouse = graph.page.mouse
+    mouse.move(x + 0.5 * width, y)
+    mouse.down()
+    mouse.move(x + 0.8 * width, y, steps=4)
+    mouse.up()
+    graph.page.wait_for_timeout(500)
+    assert settings(graph)["smile"] > 0.5
+    for _ in range(100):
+        if len(comfy.get("/history")) > seen and not comfy.running():
+            break
+        graph.page.wait_for_timeout(200)
+    (entry,) = comfy.get("/history?max_items=1").values()
+    assert len(comfy.get("/history")) > seen
+    assert entry["prompt"][2][entry_of(entry)]["inputs"]["smile"] == settings(graph)["smile"]
+    assert entry["status"]["status_str"] == "success"
+    assert graph.errors == []
+
+
+def entry_of(entry: dict[str, Any]) -> str:
+    """The editor's number in a queued prompt."""
+    (number,) = [key for key, node in entry["prompt"][2].items() if node["class_type"] == "DPE_PortraitEditor"]
+    return number
 
 
 def test_the_button_is_neither_saved_nor_queued(graph: FrontEnd):
