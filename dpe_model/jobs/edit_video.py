@@ -148,12 +148,12 @@ def edit_clip(
     _check_length(drivers)
     drivers.known_motions(engine.checkpoint)  # what does not fit is known before the clip is looked through
     reporter = reporter or Silent()
+    shifts = measure_settings(engine, drivers, reporter)
     info, full = source.info, options.result == "frame"
     framed = frame_person(source, options.crop.beside(engine.device), engine.size, reporter, "source")
     crop = framed.crop
     seconds = source_clock(source)[: len(crop)]
     motions = measure_drivers(engine, drivers, options.driver_crop, options.crop.of_driver(), reporter, seconds)
-    shifts = measure_settings(engine, drivers, reporter)
     steps = lay_out(drivers.edits(motions), seconds, drivers.length, shifts)
     paster = Paster(options.paste, crop, engine.device) if full else None
     return_free_memory()
