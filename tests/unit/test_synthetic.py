@@ -250,8 +250,11 @@ def test_the_command_renders_what_is_asked_for(head: Path, tmp_path: Path) -> No
 
 
 def test_rendering_processes_end_with_the_one_that_started_them(head: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dpe_model.training.synthetic.shards", "--head", str(head), "--size", "32"]
-    command += ["--output", str(tmp_path), "--count", "1000000", "--workers", "2"]
+    script = (
+        "import sys; from dpe_model.training.synthetic.shards import SampleOptions, render_shards\n"
+        "render_shards(sys.argv[1], sys.argv[2], 100_000, SampleOptions(size=32), workers=2, shard_length=4)"
+    )
+    command = [sys.executable, "-c", script, str(head), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         while not list(tmp_path.glob("shard-*")):
             assert process.poll() is None
