@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from .checkpoint import ROLES, Role
 from .engine import Engine
 from .errors import OptionError
 from .latent import Latent
+from .network import DPENetwork
 from .video import read_frames
 
 
@@ -144,6 +147,21 @@ def measure_controls(
         agreement[control.name] = float(torch.cosine_similarity(each, each.mean(0, keepdim=True), dim=1).mean())
         first += len(settings)
     return ControlDirections(directions, agreement)
+
+
+@cache
+def _known() -> WeakKeyDictionary[DPENetwork, ControlDirections]:
+    return WeakKeyDictionary()
+
+
+def known_controls(engine: Engine, count: Callable[[int], None] = lambda pictures: None) -> ControlDirections:
+    """As `measure_controls`, but measured once for a network, however many clips and nodes ask."""
+    known = _known()
+    if engine.network in known:
+        count(probe_count())
+    else:
+        known[engine.network] = measure_controls(engine, count)
+    return known[engine.network]
 
 
 def _counted(people: Tensor, count: Callable[[int], None]) -> Iterator[Tensor]:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from comfy_api.latest import io, ui
 
 from ..dpe_model.checkpoint import ROLES
-from ..dpe_model.controls import CONTROLS, Control, ControlDirections, measure_controls, probe_count
+from ..dpe_model.controls import CONTROLS, Control, ControlDirections, known_controls, probe_count
 from ..dpe_model.latent import Latent
 from . import host
 from .sockets import CATEGORY, DPELatent, DPEModel, DPESettings
 
 AGREED = 0.5
 """Least agreement between people on what a control is, below which the node says that the model hardly knows it."""
-
-
-@cache
-def _known() -> dict[str, ControlDirections]:
-    """What was measured, by the checkpoint's fingerprint."""
-    return {}
-
-
-def _directions(model: host.LoadedModel) -> ControlDirections:
-    known, fingerprint = _known(), model.checkpoint.fingerprint
-    if fingerprint not in known:
-        known[fingerprint] = measure_controls(host.engine(model), host.Progress(probe_count()).add)
-    return known[fingerprint]
 
 
 def _slider(control: Control) -> io.Input:
@@ -83,7 +68,7 @@ class PortraitEditor(io.ComfyNode):
         notes: list[str] = []
         edited = latent
         if any(settings.values()):
-            directions = _directions(model)
+            directions = known_controls(host.engine(model), host.Progress(probe_count()).add)
             edited = directions.apply(latent, settings)
             notes = _unclear(directions, settings)
         roles = [role for role in ROLES if edited.changes(role)]

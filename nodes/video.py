@@ -257,7 +257,7 @@ def _driver_notes(clip: VideoInfo | None, crop: str, motion: Motion | None) -> l
     return notes
 
 
-def _driven(edit: str, video: Any, motion: Motion | None, by_hand: bool = False) -> dict[str, str]:
+def _driven(edit: str, video: Any, motion: Motion | None, by_hand: bool) -> dict[str, str]:
     """Who drives what: role -> "video" or "motion"; nobody need where something is set by hand.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..bundled import default_model
 from ..checkpoint import ROLES, Checkpoint, Role, load_checkpoint
-from ..controls import check_settings, measure_controls, probe_count, set_roles
+from ..controls import check_settings, known_controls, probe_count, set_roles
 from ..devices import chosen_device
 from ..engine import Engine, Precision, RenderStep, compile_on_gpu, resolve_precision
 from ..errors import MotionError
@@ -165,7 +165,7 @@ def measure_settings(engine: Engine, drivers: Drivers, reporter: Reporter) -> di
     if not roles:
         return {}
     with reporter.stage("measure the controls", probe_count()) as count:
-        directions = measure_controls(engine, count)
+        directions = known_controls(engine, count)
     return {role: directions.shift(role, drivers.settings) for role in roles}
 
 

@@ -6,7 +6,14 @@ from PIL import Image
 
 from dpe_model.bundled import PROBES, SOURCE_STILL, default_model
 from dpe_model.checkpoint import load_checkpoint
-from dpe_model.controls import CONTROLS, ControlDirections, check_settings, measure_controls, probe_count
+from dpe_model.controls import (
+    CONTROLS,
+    ControlDirections,
+    check_settings,
+    known_controls,
+    measure_controls,
+    probe_count,
+)
 from dpe_model.engine import Engine
 from dpe_model.errors import MotionError, OptionError
 from dpe_model.motion import Edit, Motion
@@ -186,6 +193,17 @@ def test_every_probe_is_read_once():
     engine, counted = Engine(tiny_checkpoint()), []
     measure_controls(engine, counted.append)
     assert engine.passes.encoder == sum(counted) == probe_count()
+
+
+def test_a_network_is_measured_once_however_often_it_is_asked():
+    checkpoint = tiny_checkpoint()
+    first, second, other = Engine(checkpoint), Engine(checkpoint), Engine(tiny_checkpoint())
+    counted = []
+    assert known_controls(first, counted.append) is known_controls(second, counted.append)
+    assert (first.passes.encoder, second.passes.encoder) == (probe_count(), 0)
+    assert sum(counted) == 2 * probe_count(), "a progress bar ends in either case"
+    known_controls(other)
+    assert other.passes.encoder == probe_count()
 
 
 def test_the_bundled_model_knows_every_control(known):
