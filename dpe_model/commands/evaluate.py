@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tuples-per-identity", type=int, default=3, metavar="N", help="pairs of pose and expression; "
                        "each is driven by the same and by another person (default: 3)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="draws other held-out people (default: 0)")
-    group.add_argument("--no-leak", action="store_true", help="leave out the leaks, which take some seconds a case")
+    group.add_argument("--no-leak", action="store_true", help="leave out the leaks, which take half a minute a case")
+    group.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that measure "
+                       "leaks (default: one for each core)")  # fmt: skip
     group = parser.add_argument_group("real clips")
     group.add_argument("--source", type=Path, metavar="PATH", help="who is edited")
     group.add_argument("--driving", type=Path, metavar="PATH", help="who drives")
@@ -99,7 +102,7 @@ def _rendered(arguments: argparse.Namespace, engine: Engine) -> dict[str, Any]:
         }
     }
     if not arguments.no_leak:
-        report["leak"] = leak_report(measure_changes(people, bars))
+        report["leak"] = leak_report(measure_changes(people, bars, arguments.workers))
     return report
 
 

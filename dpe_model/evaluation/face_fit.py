@@ -7,12 +7,13 @@ picture. So nothing has to be learnt and nobody's looks can mislead it.
 The whole picture says how the head is held: freely, for were it held to the way from source to driver, a head that an
 edit turned a little too far would be taken for another expression. What each part of the face does is then looked at
 around that part alone (`parts.py`): movement along the way from source to driver, of the mouth (all blendshapes of jaw,
-mouth, cheeks, nose), of the eyes (lids, gaze) and of the brows.
+mouth, cheeks, nose), of each eye's lids, of each brow, and of the gaze. An eye that looks elsewhere than it should is
+the strongest contrast there is around it, so that lids cannot be read before the gaze is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..frames import to_unit
-from .parts import PARTS, Window, best_share, reach_of, unexplained
+from .parts import PARTS, Window, best_share, part_of, reach_of, unexplained
 from .people import Array, face_numbers, painter
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ if TYPE_CHECKING:
     from ..training.synthetic import HeadParams
     from ..training.synthetic.appearance import Scene
 
+POSE_DIM = 6
 SOFT, PARTS_SOFT = 1 / 50, 1 / 200
 """Sigma of the blur before pictures are compared, in sides: results of a network are softer than renders. Parts are
 too small for more than a quarter of what the head stands."""
 STARTS = (0.0, 0.33, 0.67, 1.0)
+SHARES = (*PARTS, "gaze")
+"""What goes its own way from source to driver."""
 STEPS = (1.0, 1.0, 1.0, 0.005, 0.0025, 0.0025, 0.2, 0.2, 0.2)
 """Differences for derivatives: yaw, pitch, roll in degrees, scale, shifts in picture widths, shares of the way."""
+TOGETHER = (("mouth",), ("right eye", "left eye", "gaze"), ("right brow", "left brow"))
+"""Shares that are one while the head is looked for."""
 TURNS = 10
 SHRINK = (1.0, 0.4, 0.15)
 LONGEST = 8.0
@@ -48,16 +54,24 @@ GAIN = 1e-4
 DAMPING = 1e-6
 LOW, HIGH, BETWEEN = -0.75, 1.75, 0.125
 """Shares of the way that are looked for, and how far apart a part is rendered."""
-BLENDSHAPES = {"eyes": "eye", "brows": "brow"}
-"""How the names of a part's blendshapes begin; the others are the mouth's."""
+GAZES, LIDS = (np.arange(*ends, 0.25, dtype=np.float32) for ends in ((-0.5, 1.6), (LOW, HIGH + 0.1)))
+"""Shares at which eyes are rendered while the gaze is looked for."""
+STARTING_WAYS = tuple((lids, gaze) for lids in (-0.25, 0.25, 0.75, 1.25) for gaze in (0.0, 1.0))
+"""Where that begins."""
+ROUNDS = 1
+"""How often gaze and lids are looked for in turn."""
+EYES = ("right eye", "left eye")
 
 Face = tuple[float, ...]
-"""Pose [6] as `HeadParams.pose_vector`, then shares [3] of the way from source to driver, in the order of `PARTS`."""
+"""Pose [6] as `HeadParams.pose_vector`, then shares [6] of the way from source to driver, in the order of `SHARES`."""
+
+Way = tuple[float, float]
+"""One share for all of `PARTS`, and that of the gaze."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A face read off a picture, and by part how much of it lies inside the picture, 0..1."""
+    """A face read off a picture, and by name of `PARTS` how much of it lies inside the picture, 0..1."""
 
     face: Face
     seen: dict[str, float]
@@ -78,20 +92,20 @@ class FaceFit:
     size: int
     parts_size: int
 
-    def between(self, head: float, mouth: float, eyes: float, brows: float) -> Face:
-        """The face at these shares of the way from source to driver."""
+    def between(self, head: float, *shares: float) -> Face:
+        """The face whose head is at a share of the way from source to driver, and its `SHARES`; one stands for all."""
         a, b = self.first.pose_vector(), self.second.pose_vector()
-        return (*(float(v) for v in a + head * (b - a)), mouth, eyes, brows)
+        return (*(float(v) for v in a + head * (b - a)), *(shares * len(SHARES) if len(shares) == 1 else shares))
 
     def params(self, face: Face) -> HeadParams:
         """What to render for a face."""
         from ..training.synthetic.renderer import POSE_NAMES
 
-        pose, shares = face[:-3], dict(zip(PARTS, face[-3:], strict=True))
+        pose, shares = face[:POSE_DIM], dict(zip(SHARES, face[POSE_DIM:], strict=True))
         a, b = self.first, self.second
-        each = [shares[_part_of(name)] for name in self._names]
+        each = [shares[part_of(name)] for name in self._names]
         mixed = tuple(x + s * (y - x) for x, y, s in zip(_weights(a, each), _weights(b, each), each, strict=True))
-        gaze = {n: getattr(a, n) + shares["eyes"] * (getattr(b, n) - getattr(a, n)) for n in ("gaze_yaw", "gaze_pitch")}
+        gaze = {n: getattr(a, n) + shares["gaze"] * (getattr(b, n) - getattr(a, n)) for n in ("gaze_yaw", "gaze_pitch")}
         return replace(a, expression=mixed, **dict(zip(POSE_NAMES, pose, strict=True)), **gaze)
 
     def picture(self, face: Face) -> Tensor:
@@ -104,7 +118,7 @@ class FaceFit:
 
     def measure(self, picture: Tensor) -> Reading:
         """The face in a picture [S, S, 3] of any square size."""
-        return self._read_parts(picture, self._fit(picture)[:-3])
+        return self._read_parts(picture, self._fit(picture)[:POSE_DIM])
 
     # The head: the best of a grid, then Gauss-Newton with differences for derivatives.
 
@@ -136,16 +150,16 @@ class FaceFit:
 
     @cached_property
     def _grid(self) -> dict[Face, Tensor]:
-        faces = [self.between(head, *[face] * len(PARTS)) for head in STARTS for face in (0.0, 1.0)]
+        faces = [self.between(head, face) for head in STARTS for face in (0.0, 1.0)]
         return {face: self._soft(face) for face in faces}
 
     def _newton(self, face: Face, goal: Tensor) -> Array:
         here = self._soft(face)
-        sides = [self._soft(moved(face, shift)) for shift in np.diag(STEPS)]
+        sides = [self._soft(moved(face, shift)) for shift in STRIDES]
         jacobian = torch.stack([(side - here).flatten() for side in sides], 1).double()
         normal = jacobian.T @ jacobian / len(jacobian) + DAMPING * torch.eye(len(STEPS), dtype=torch.float64)
         step = torch.linalg.solve(normal, jacobian.T @ (goal - here).flatten().double() / len(jacobian))
-        return np.asarray(step.clamp(-LONGEST, LONGEST).numpy() * STEPS, np.float32)
+        return np.asarray(step.clamp(-LONGEST, LONGEST).numpy() @ STRIDES, np.float32)
 
     def _soft(self, face: Face) -> Tensor:
         return soften(self._paint(self.params(face)), self.size, SOFT)
@@ -155,34 +169,62 @@ class FaceFit:
     def _read_parts(self, picture: Tensor, pose: Face) -> Reading:
         size = self.parts_size
         reach, goal = reach_of(size), soften(picture, size, PARTS_SOFT)
+        windows = self._windows(pose, reach)
         shares = np.arange(LOW, HIGH + BETWEEN / 2, BETWEEN, dtype=np.float32)
-        faces = [self.picture((*pose, *[float(s)] * len(PARTS))) for s in shares]
-        renders = torch.stack([soften(face, size, PARTS_SOFT) for face in faces])
-        found, seen = [], {}
-        for part, windows in self._windows(pose, reach).items():
-            left = [unexplained(goal, renders, window, reach) for window in windows if not window.empty]
-            found.append(best_share(np.sum(left, 0), shares) if left else 0.0)
-            seen[part] = sum(window.seen for window in windows) / len(windows)
-        return Reading((*pose, *found), seen)
 
-    def _windows(self, pose: Face, reach: int) -> dict[str, list[Window]]:
+        def left(ways: Sequence[Way], parts: Iterable[str]) -> dict[str, Array]:
+            """What renders leave unexplained of each part that is seen: [ways]."""
+            faces = [self.picture((*pose, *[share] * len(PARTS), gaze)) for share, gaze in ways]
+            renders = torch.stack([soften(face, size, PARTS_SOFT) for face in faces])
+            seen = [part for part in parts if not windows[part].empty]
+            return {part: unexplained(goal, renders, windows[part], reach) for part in seen}
+
+        eyes = [part for part in EYES if not windows[part].empty]
+        gaze = _find_gaze(lambda ways: np.sum(list(left(ways, eyes).values()), 0)) if eyes else 0.0
+        each = left([(float(share), gaze) for share in shares], PARTS)
+        found = [best_share(each[part], shares) if part in each else 0.0 for part in PARTS]
+        return Reading((*pose, *found, gaze), {part: window.seen for part, window in windows.items()})
+
+    def _windows(self, pose: Face, reach: int) -> dict[str, Window]:
         """Around a part's landmarks as they lie in the source's and in the driver's expression."""
         from ..training.synthetic.renderer import landmarks
 
-        ends = [landmarks(self.scene, self.params((*pose, *[share] * len(PARTS)))) for share in (0.0, 1.0)]
+        ends = [landmarks(self.scene, self.params((*pose, *[share] * len(SHARES)))) for share in (0.0, 1.0)]
         return {
-            part: [
-                Window.around(np.concatenate([m[list(marks)] for m in ends]), self.parts_size, reach)
-                for marks in groups
-            ]
-            for part, groups in PARTS.items()
+            part: Window.around(np.concatenate([m[list(marks)] for m in ends]), self.parts_size, reach)
+            for part, marks in PARTS.items()
         }
 
 
+def _find_gaze(left: Callable[[Sequence[Way]], Array]) -> float:
+    """The share of the gaze, looked for in turn with that of the lids, which here is one for both eyes.
+
+    Args:
+        left: what each of some ways leaves unexplained of the eyes.
+    """
+    lids, gaze = STARTING_WAYS[int(left(STARTING_WAYS).argmin())]
+    for _ in range(ROUNDS):
+        gaze = best_share(left([(lids, float(g)) for g in GAZES]), GAZES)
+        lids = best_share(left([(float(s), gaze) for s in LIDS]), LIDS)
+    return best_share(left([(lids, float(g)) for g in GAZES]), GAZES)
+
+
 def moved(face: Face, step: npt.NDArray[np.floating[Any]]) -> Face:
-    """A face a step [9] further, its shares kept within what is looked for."""
+    """A face a step [12] further, its shares kept within what is looked for."""
     values = [float(x + d) for x, d in zip(face, step, strict=True)]
-    return (*values[:-3], *(float(np.clip(share, LOW, HIGH)) for share in values[-3:]))
+    return (*values[:POSE_DIM], *(float(np.clip(share, LOW, HIGH)) for share in values[POSE_DIM:]))
+
+
+def _strides() -> Array:
+    """`STEPS` as steps of a face: [9, 12]."""
+    strides = np.zeros((len(STEPS), POSE_DIM + len(SHARES)), np.float32)
+    strides[:POSE_DIM, :POSE_DIM] = np.diag(STEPS[:POSE_DIM])
+    for row, shares, step in zip(strides[POSE_DIM:], TOGETHER, STEPS[POSE_DIM:], strict=True):
+        row[[POSE_DIM + SHARES.index(share) for share in shares]] = step
+    return strides
+
+
+STRIDES = _strides()
 
 
 def soften(picture: Tensor, size: int, sigma: float) -> Tensor:
@@ -201,10 +243,6 @@ def soften(picture: Tensor, size: int, sigma: float) -> Tensor:
 
 def _error(found: Tensor, goal: Tensor) -> float:
     return float((found - goal).square().mean())
-
-
-def _part_of(blendshape: str) -> str:
-    return next((part for part, start in BLENDSHAPES.items() if blendshape.startswith(start)), "mouth")
 
 
 def _weights(params: HeadParams, like: Sequence[float]) -> tuple[float, ...]:

@@ -6,7 +6,10 @@ parameters, bent and softened as results are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +20,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoint import ROLES, Role
+from ..errors import EvaluationError
 from ..frames import to_unit
 from ..jobs.report import Reporter, Silent
-from .face_fit import FaceFit, Reading, moved
+from .face_fit import SHARES, FaceFit, Reading, moved
 from .people import CHECKS, EXPRESSION_NUMBERS, HELD_OUT, NUMBERS, POSE_NUMBERS, Array, painter
 from .rendered import Edited
 
 if TYPE_CHECKING:
     from ..training.synthetic import HeadParams
+    from ..training.synthetic.appearance import Scene
 
 FIT_SIZE, PARTS_SIZE = 128, 256
 """Pictures are compared at these sides at most, px: heads, and their parts. Lids are lost in fewer pixels."""
 SEEN = 0.6
 """A part of which less lies inside the picture is not counted as read. The mean leaks depend on it."""
-PART_OF = {"mouth": "mouth", "smile": "mouth", "eyes": "eyes", "brows": "brows"}
-"""The part each number of the expression is about."""
+PARTS_OF = {
+    "mouth": ("mouth",),
+    "smile": ("mouth",),
+    "eyes": ("right eye", "left eye"),
+    "brows": ("right brow", "left brow"),
+}
+"""The parts each number of the expression is about."""
 CHECK_SEED = 0
 CHECK_POSE = (3.0, 2.0, 2.0, 0.012, 0.006, 0.006)
 """How far from the way the head of a checked picture is, one standard deviation."""
@@ -72,15 +82,20 @@ class Changes:
     found: Measured
 
 
-def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None) -> Changes:
-    """Fit every expression edit and pose edit of these people (some seconds a picture)."""
-    total = sum(len(one.cases) for one in people)
+def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None, workers: int = 1) -> Changes:
+    """Fit every expression edit and pose edit of these people (ten seconds a picture).
+
+    Args:
+        people: with their edits.
+        reporter: told of each person.
+        workers: processes; started by spawning, so with more than one call this under `if __name__ == "__main__"`.
+    """
+    tasks = [_Task.of(one, number) for number, one in enumerate(people)]
     rows: list[_Row] = []
-    with (reporter or Silent()).stage("measure leaks", total) as count:
-        for number, one in enumerate(people):
-            for row in _person_changes(one, number):
-                rows.append(row)
-                count(1)
+    with (reporter or Silent()).stage("measure leaks", len(tasks)) as count:
+        for some in _measured_by(tasks, min(workers, len(tasks))):
+            rows += some
+            count(1)
     return Changes(
         np.stack([row.asked for row in rows]),
         {role: _stacked([row.by[role] for row in rows]) for role in ROLES},
@@ -103,23 +118,60 @@ def _stacked(measured: Sequence[Measured]) -> Measured:
     return Measured(np.stack([m.change for m in measured]), np.stack([m.inside for m in measured]))
 
 
-def _person_changes(one: Edited, number: int) -> list[_Row]:
-    rng = np.random.default_rng([HELD_OUT, CHECKS, CHECK_SEED, number])
-    size = one.cases.source.shape[1]
+@dataclass(frozen=True)
+class _Task:
+    """What is measured of one person, the pictures as arrays: tensors would travel to workers by shared memory, of
+    which containers have little."""
+
+    number: int
+    scene: Scene
+    params: Sequence[tuple[HeadParams, HeadParams]]
+    pictures: Mapping[Role, npt.NDArray[np.uint8]]
+
+    @classmethod
+    def of(cls, one: Edited, number: int) -> _Task:
+        return cls(number, one.cases.scene, one.cases.params, {role: one.results[role].numpy() for role in ROLES})
+
+
+def _measured_by(tasks: Sequence[_Task], workers: int) -> Iterator[list[_Row]]:
+    """The changes of each person, in order."""
+    if workers <= 1:
+        yield from map(_person_changes, tasks)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
+        try:
+            yield from pool.map(_person_changes, tasks)
+        except BrokenProcessPool as error:
+            raise EvaluationError(
+                "a process that measured leaks was ended from outside, as when memory runs out. Try fewer (--workers)."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def _person_changes(task: _Task) -> list[_Row]:
+    rng = np.random.default_rng([HELD_OUT, CHECKS, CHECK_SEED, task.number])
+    size = next(iter(task.pictures.values())).shape[1]
     sizes = min(size, FIT_SIZE), min(size, PARTS_SIZE)
-    picture = painter(one.cases.scene, size)
+    picture = painter(task.scene, size)
     fits: dict[tuple[HeadParams, HeadParams], FaceFit] = {}
     rows = []
-    for i, (first, second) in enumerate(one.cases.params):
+    for i, (first, second) in enumerate(task.params):
         # Both drivers of a case share the renders of the grid.
-        fit = fits.setdefault((first, second), FaceFit(one.cases.scene, first, second, *sizes))
-        start = fit.numbers(fit.between(0.0, 0.0, 0.0, 0.0))
-        known = moved(fit.between(*rng.uniform(-0.2, 1.2, 4)), np.append(rng.normal(0.0, CHECK_POSE), (0.0, 0.0, 0.0)))
+        fit = fits.setdefault((first, second), FaceFit(task.scene, first, second, *sizes))
+        start = fit.numbers(fit.between(0.0, 0.0))
+        way = fit.between(*rng.uniform(-0.2, 1.2, 1 + len(SHARES)).tolist())
+        known = moved(way, np.append(rng.normal(0.0, CHECK_POSE), [0.0] * len(SHARES)))
         checked = blurred(bent(picture(fit.params(known)), rng))
+        edits = {role: torch.from_numpy(pictures[i]) for role, pictures in task.pictures.items()}
         rows.append(
             _Row(
-                asked=fit.numbers(fit.between(1.0, 1.0, 1.0, 1.0)) - start,
-                by={role: _measured(fit, fit.measure(one.results[role][i]), start) for role in ROLES},
+                asked=fit.numbers(fit.between(1.0, 1.0)) - start,
+                by={role: _measured(fit, fit.measure(edit), start) for role, edit in edits.items()},
                 known=fit.numbers(known) - start,
                 found=_measured(fit, fit.measure(checked), start),
             )
@@ -129,7 +181,7 @@ def _person_changes(one: Edited, number: int) -> list[_Row]:
 
 def _measured(fit: FaceFit, reading: Reading, start: Array) -> Measured:
     """What was read off one picture, [7]; the head's own angles are always inside it."""
-    inside = [reading.seen[PART_OF[name]] if name in PART_OF else 1.0 for name in NUMBERS]
+    inside = [np.mean([reading.seen[p] for p in PARTS_OF[name]]) if name in PARTS_OF else 1.0 for name in NUMBERS]
     return Measured(fit.numbers(reading.face) - start, np.array(inside))
 
 

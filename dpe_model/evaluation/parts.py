@@ -19,12 +19,16 @@ from torch import Tensor
 from ..training.landmarks import BROWS, LEFT_EYE, MOUTH, RIGHT_EYE
 from .people import Array
 
-PARTS: dict[str, tuple[Sequence[int], ...]] = {
-    "mouth": (MOUTH,),
-    "eyes": (RIGHT_EYE, LEFT_EYE),
-    "brows": (BROWS[:5], BROWS[5:]),
+PARTS: dict[str, Sequence[int]] = {
+    "mouth": MOUTH,
+    "right eye": RIGHT_EYE,
+    "left eye": LEFT_EYE,
+    "right brow": BROWS[:5],
+    "left brow": BROWS[5:],
 }
-"""Landmarks of each part, by the windows it is looked at through."""
+"""Landmarks of each part, which is looked at through a window around them. Right and left are the person's own."""
+SIDES = {"_R": "right", "_L": "left"}
+"""How the names of blendshapes of one side end."""
 
 REACH = 1 / 32
 """How far a part may lie beside its place, in sides of the picture."""
@@ -32,6 +36,12 @@ MARGIN = 0.35
 """Around a window's landmarks, in its longer sides."""
 SMALLEST = (3, 4)
 """Rows and columns of a window, px, below which it shows nothing."""
+
+
+def part_of(blendshape: str) -> str:
+    """Which of `PARTS` a blendshape of ICT-FaceKit moves, by its name; what is neither eye nor brow is the mouth's."""
+    kind = next((kind for kind in ("eye", "brow") if blendshape.startswith(kind)), None)
+    return "mouth" if kind is None else f"{SIDES[blendshape[-2:]]} {kind}"
 
 
 @dataclass(frozen=True)

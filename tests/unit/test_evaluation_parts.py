@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("numba")
 
-from dpe_model.evaluation.parts import Window, best_share, reach_of, unexplained  # noqa: E402
+from dpe_model.evaluation.parts import PARTS, Window, best_share, part_of, reach_of, unexplained  # noqa: E402
 
 SIZE, REACH = 64, 3
 SHARES = np.arange(-0.25, 1.26, 0.125, dtype=np.float32)
@@ -76,3 +76,9 @@ def test_windows():
 
 def test_reach_grows_with_the_picture():
     assert [reach_of(size) for size in (8, 48, 128, 256)] == [1, 2, 4, 8]
+
+
+def test_every_blendshape_moves_a_part_of_its_side():
+    names = {"browInnerUp_L": "left brow", "eyeBlink_R": "right eye", "jawOpen": "mouth", "mouthSmile_L": "mouth"}
+    assert {name: part_of(name) for name in names} == names
+    assert {*names.values()} <= PARTS.keys()

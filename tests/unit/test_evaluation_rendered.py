@@ -17,7 +17,7 @@ pytest.importorskip("numba")
 from dpe_model.checkpoint import BranchRoles, save_checkpoint  # noqa: E402
 from dpe_model.commands import main  # noqa: E402
 from dpe_model.errors import EvaluationError  # noqa: E402
-from dpe_model.evaluation.face_fit import FaceFit  # noqa: E402
+from dpe_model.evaluation.face_fit import SHARES, FaceFit, moved  # noqa: E402
 from dpe_model.evaluation.leak import Changes, Measured, bent, blurred, leak, leak_report, measure_changes  # noqa: E402
 from dpe_model.evaluation.people import NUMBERS, Cases, draw_cases, face_numbers, open_studio  # noqa: E402
 from dpe_model.evaluation.rendered import (  # noqa: E402
@@ -176,7 +176,7 @@ def fit(studio: Studio) -> FaceFit:
 
 
 def test_a_fit_reads_the_face_off_a_softened_picture(fit: FaceFit) -> None:
-    for known in (fit.between(0.9, 0.1, 0.0, 0.0), fit.between(0.2, 0.8, 0.0, 0.0)):
+    for known in (fit.between(0.9, 0.1, 0, 0, 0, 0, 0), fit.between(0.2, 0.8, 0, 0, 0, 0, 0)):
         found = fit.measure(blurred(fit.picture(known))).face
         assert found[:2] == pytest.approx(known[:2], abs=1.0)
         assert found[6] == pytest.approx(known[6], abs=0.1)
@@ -184,34 +184,34 @@ def test_a_fit_reads_the_face_off_a_softened_picture(fit: FaceFit) -> None:
 
 def test_a_fit_reads_the_face_off_a_bent_picture(fit: FaceFit) -> None:
     for seed in range(3):
-        known = fit.between(0.5, 0.3, 0.0, 0.0)
+        known = fit.between(0.5, 0.3, 0, 0, 0, 0, 0)
         picture = bent(fit.picture(known), np.random.default_rng(seed))
         assert float((picture - fit.picture(known) / 255.0).abs().mean()) > 0.01
         assert fit.measure(blurred(picture)).face[6] == pytest.approx(known[6], abs=0.15)
 
 
-def test_a_fit_reads_eyes_and_mouth_apart(studio: Studio) -> None:
+def test_a_fit_reads_gaze_and_mouth_apart(studio: Studio) -> None:
     scene = studio.sample_scene(np.random.default_rng(12), glasses=False)
     first = HeadParams(gaze_yaw=-25, expression=studio.expression({}))
     second = HeadParams(gaze_yaw=25, expression=studio.expression({"jawOpen": 1.0}))
     fit = FaceFit(scene, first, second, 128, 256)
-    for mouth, eyes in ((0.8, 0.2), (0.2, 0.8)):
-        found = fit.measure(blurred(fit.picture(fit.between(0.0, mouth, eyes, 0.0)))).face
-        assert found[6:8] == pytest.approx((mouth, eyes), abs=0.15)
+    for mouth, gaze in ((0.8, 0.2), (0.2, 0.8)):
+        found = fit.measure(blurred(fit.picture(fit.between(0.0, mouth, 0, 0, 0, 0, gaze)))).face
+        assert (found[6], found[11]) == pytest.approx((mouth, gaze), abs=0.15)
 
 
 def test_a_part_outside_the_picture_is_not_seen(fit: FaceFit) -> None:
-    inside = fit.between(0.5, 0.5, 0.0, 0.0)
+    inside = fit.between(0.5, 0.5, 0, 0, 0, 0, 0)
     below = (*inside[:5], inside[5] + 0.45, *inside[6:])  # the mouth under the picture's edge, the eyes within
     seen = fit.measure(blurred(fit.picture(inside))).seen
-    assert seen["mouth"] == seen["eyes"] == 1.0
+    assert seen["mouth"] == seen["right eye"] == seen["left eye"] == 1.0
     lowered = fit._read_parts(blurred(fit.picture(below)), below[:6]).seen
-    assert lowered["mouth"] < 0.6 < lowered["eyes"]
+    assert lowered["mouth"] < 0.6 < min(lowered["right eye"], lowered["left eye"])
 
 
 def test_a_head_turned_a_little_wrong_is_not_taken_for_an_expression(fit: FaceFit) -> None:
-    yaw, pitch, roll, scale, x, y = fit.between(1.0, 0.0, 0.0, 0.0)[:6]
-    known = (yaw + 4.0, pitch - 3.0, roll + 3.0, scale * 1.02, x + 0.01, y - 0.01, 0.0, 0.0, 0.0)
+    still = fit.between(1.0, 0.0)
+    known = moved(still, np.array((4.0, -3.0, 3.0, 0.02, 0.01, -0.01, *[0.0] * len(SHARES))))
     found = fit.measure(blurred(fit.picture(known))).face
     assert found[:3] == pytest.approx(known[:3], abs=1.0)
     assert found[6] == pytest.approx(0.0, abs=0.1)
@@ -316,11 +316,11 @@ def test_branches_that_do_the_same_are_undecided(head: Path, monkeypatch: pytest
     assert measure_roles_on_head(Everything(), BranchRoles(), head).suggested is None
 
 
-def test_the_command_writes_the_same_report_twice(head: Path, tmp_path: Path) -> None:
+def test_the_command_writes_the_same_report_twice_whoever_measures(head: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "tiny.safetensors", tiny_network(), BranchRoles())
     words = ["evaluate", "--model", tmp_path / "tiny.safetensors", "--head", head, "--identities", 2]
-    for name in ("a", "b"):
-        more = ["--tuples-per-identity", 1, "--output", tmp_path / name]
+    for name, workers in (("a", 1), ("b", 2)):
+        more = ["--tuples-per-identity", 1, "--output", tmp_path / name, "--workers", workers]
         assert main([str(w) for w in [*words, *more]]) == 0
     first, second = ((tmp_path / n / "evaluation.json").read_text() for n in ("a", "b"))
     assert first == second
