@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import inspect
 import json
 import logging
 import math
@@ -278,7 +279,11 @@ class Trainer:
     def _wrap(self, module: nn.Module) -> nn.Module:
         if self.share.world == 1:
             return module
-        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+        # Buffers never change. What says so has another name since PyTorch 2.13, which warns of the old one.
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        still: dict[str, Any] = {name: False}
+        return DistributedDataParallel(module, find_unused_parameters=True, **still)
 
     # The loop -------------------------------------------------------------------------------------------------------
 
