@@ -32,6 +32,10 @@ class VideoError(DPEError):
     """A video, picture or folder of frames cannot be read or written; the message names the path."""
 
 
+class DataError(DPEError):
+    """Training data cannot be used: missing, empty, or of another layout; the message names the path."""
+
+
 class EvaluationError(DPEError):
     """An evaluation cannot be made: a package is missing, a judge failed, or its curves do not fit the clips."""
 

@@ -17,7 +17,8 @@ pytest.importorskip("numba")
 
 from dpe_model.frames import to_network  # noqa: E402
 from dpe_model.training.config import Source  # noqa: E402
-from dpe_model.training.data import DataError, RenderReader, Share, StepData, step_batches  # noqa: E402
+from dpe_model.training.data import DataError, Share, StepData, step_batches  # noqa: E402
+from dpe_model.training.data.rendered import RenderReader  # noqa: E402
 from dpe_model.training.framing import STEADY, framing  # noqa: E402
 from dpe_model.training.synthetic import (  # noqa: E402  # noqa: E402
     TARGET_NAMES,

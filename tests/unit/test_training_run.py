@@ -26,20 +26,12 @@ from dpe_model.checkpoint import BranchRoles, convert_checkpoint, load_checkpoin
 from dpe_model.commands import main
 from dpe_model.errors import CheckpointError, DPEError
 from dpe_model.network import DPENetwork
-from dpe_model.training import data as data_module
 from dpe_model.training import guard
 from dpe_model.training import trainer as trainer_module
 from dpe_model.training.config import ConfigError, Source, config_from, config_values, load_values
-from dpe_model.training.data import (
-    ClipReader,
-    DataError,
-    Share,
-    StepData,
-    SupervisedBatch,
-    find_clips,
-    open_source,
-    step_batches,
-)
+from dpe_model.training.data import DataError, Share, StepData, SupervisedBatch, step_batches
+from dpe_model.training.data.clips import ClipReader, find_clips
+from dpe_model.training.data.per_step import _Outliving, _Told, open_source
 from dpe_model.training.guard import DivergedError
 from dpe_model.training.optimisers import Muon
 from dpe_model.training.start import warm_start
@@ -276,9 +268,9 @@ def test_workers_do_not_outlive_the_program(clips):
 def test_what_goes_to_workers_can_be_sent(clips):
     """As to those that start anew and get all they know in a message."""
     data = StepData((Source("clips", str(clips)),), 16, 4, 0, Share())
-    pickle.dumps(data_module._Told(data))
+    pickle.dumps(_Told(data))
     # Shared numbers travel to a new process alone, so its start is the check.
-    process = multiprocessing.get_context("spawn").Process(target=data_module._Outliving(RawValue("b", 0)), args=(0,))
+    process = multiprocessing.get_context("spawn").Process(target=_Outliving(RawValue("b", 0)), args=(0,))
     process.start()
     process.join(200)
     assert process.exitcode == 0
@@ -400,7 +392,7 @@ def test_clips_alone_do_not_say_which_branch_is_which(clips, tmp_path, caplog):
 
 
 def test_the_released_model_and_rendered_heads_do(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr("dpe_model.training.data.open_source", lambda source: RandomHeads())
+    monkeypatch.setattr("dpe_model.training.data.per_step.open_source", lambda source: RandomHeads())
     network = DPENetwork(config_from(values(clips, tmp_path)).network.at(16))
     torch.save({"gen": network.state_dict()}, tmp_path / "released.pt")
     sources = [{"kind": "synthetic", "path": "heads"}]
@@ -490,7 +482,7 @@ class RandomHeads:
 
 def test_supervised_and_clip_batches_mix(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "dpe_model.training.data.open_source",
+        "dpe_model.training.data.per_step.open_source",
         lambda source: RandomHeads() if source.kind == "synthetic" else open_source(source),
     )
     sources = [{"kind": "clips", "path": str(clips)}, {"kind": "synthetic", "path": "heads"}]
