@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
         DivergedError: the run came to numbers that are not finite.
     """
     # Imported here, so that the command line as a whole starts fast.
-    from .trainer import Trainer, process_group
+    from .processes import process_group
+    from .trainer import Trainer
 
     config = _configuration(args)
     with process_group(config.device) as share:

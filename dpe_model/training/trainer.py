@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
 import json
 import logging
 import math
-import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..checkpoint import save_checkpoint
-from ..devices import chosen_device
 from ..network import DPENetwork
 from ..network.layers import Unused
 from .config import ConfigError, Stage, TrainConfig, config_values, due
@@ -36,6 +31,7 @@ from .guard import GradientGuard, check_finite
 from .holes import darken_holes
 from .losses import PerceptualLoss, load_perceptual
 from .optimisers import make_optimiser
+from .processes import Interruption, agreed, pick_device, synchronised
 from .regression import ParameterHeads, start_motion
 from .report import MetricsWriter, mean_terms
 from .start import WarmStart, choose_roles, kept_roles, warm_start
@@ -70,42 +66,6 @@ class Outcome:
 
     step: int
     reason: str
-
-
-PATIENCE = 5.0
-"""Seconds after a request to stop in which another SIGTERM only says the same once more: launchers send it to a process
-and to its group, or hand it on."""
-
-
-class Interruption:
-    """Turns SIGINT and SIGTERM into a request to stop after the step in hand.
-
-    A SIGINT after that ends the process the usual way, and so does a SIGTERM when `PATIENCE` is over.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._asked = 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Handlers can only be set in the main thread; elsewhere the host decides.
-            with contextlib.suppress(ValueError):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not self.requested:
-            self.requested, self._asked = True, now
-        elif number == signal.SIGINT or now - self._asked > PATIENCE:
-            self.__exit__()
-            signal.raise_signal(number)
 
 
 def learning_rate(config: TrainConfig, stage: Stage, done: int) -> float:
@@ -231,7 +191,7 @@ class Trainer:
             self.twins = TwinTeacher(copy.deepcopy(self.network), config.twins).to(self.device)
         self.model = LossModel(self.network, self.heads, config, self.roles.pose, self.perceptual, self.twins)
         self.model.phase, self.model.branch = stage.phase, stage.branch or None
-        self.generator_step = self._wrap(GeneratorStep(self.model, self.dtype))
+        self.generator_step = synchronised(GeneratorStep(self.model, self.dtype), self.share)
         self.optimiser = make_optimiser(trainable(self.model), config.optimiser, config.optimiser.generator_every)
         self.discriminator: Discriminator | None = None
         if config.adversarial:
@@ -261,7 +221,7 @@ class Trainer:
             to_channels_last(self.discriminator)
         step = DiscriminatorStep(self.discriminator, config.published, self.dtype)
         self.critic = FrozenCritic(step)
-        self.discriminator_step = self._wrap(step)
+        self.discriminator_step = synchronised(step, self.share)
         # Adam always: orthogonal updates let a critic run away from its generator.
         settings = dataclasses.replace(config.optimiser, kind="adam")
         self.discriminator_optimiser = make_optimiser(
@@ -275,15 +235,6 @@ class Trainer:
                 STDDEV_GROUP,
                 local,
             )
-
-    def _wrap(self, module: nn.Module) -> nn.Module:
-        if self.share.world == 1:
-            return module
-        # Buffers never change. What says so has another name since PyTorch 2.13, which warns of the old one.
-        known = inspect.signature(DistributedDataParallel.__init__).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        still: dict[str, Any] = {name: False}
-        return DistributedDataParallel(module, find_unused_parameters=True, **still)
 
     # The loop -------------------------------------------------------------------------------------------------------
 
@@ -325,7 +276,9 @@ class Trainer:
                 else:
                     history.clear()
                 now = time.monotonic()
-                interrupted, late, clock = self._agree(
+                interrupted, late, clock = agreed(
+                    self.share,
+                    self.device,
                     interruption.requested,
                     0 < config.max_seconds < now - started,
                     0 < config.output.save_seconds < now - saved,
@@ -421,14 +374,6 @@ class Trainer:
         end = sum(s.steps for s in config.stages[: self.stage_index + 1])
         data = StepData(config.sources, stage.size, stage.batch, config.seed, self.share)
         return step_batches(data, self.step, end, config.workers)
-
-    def _agree(self, *flags: bool) -> list[bool]:
-        """Each flag, set on all processes where one has it set."""
-        if self.share.world == 1:
-            return list(flags)
-        joint = torch.tensor([float(f) for f in flags], device=self.device)
-        dist.all_reduce(joint, op=dist.ReduceOp.MAX)
-        return [bool(f) for f in joint]
 
     def train_step(self, batch: Batch) -> tuple[StepOutput, dict[str, Tensor]]:
         """One step of generator and discriminator. Returns the last part's output, and the terms over all processes."""
@@ -615,25 +560,3 @@ def mean_of(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _ratio(every: int) -> float:
     return every / (every + 1)
-
-
-def pick_device(name: str) -> torch.device:
-    """As `chosen_device`, but `auto` and `cuda` mean this process's GPU where `torchrun` started it."""
-    local = os.environ.get("LOCAL_RANK")
-    return chosen_device(name, None if local is None else int(local))
-
-
-@contextlib.contextmanager
-def process_group(device: str) -> Iterator[Share]:
-    """Join the processes that `torchrun` started, if it did; yields this one's share."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        yield Share()
-        return
-    chosen = pick_device(device)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Share(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()

@@ -26,18 +26,18 @@ from dpe_model.checkpoint import BranchRoles, convert_checkpoint, load_checkpoin
 from dpe_model.commands import main
 from dpe_model.errors import CheckpointError, DPEError
 from dpe_model.network import DPENetwork
-from dpe_model.training import guard
-from dpe_model.training import trainer as trainer_module
+from dpe_model.training import guard, processes
 from dpe_model.training.config import ConfigError, Source, config_from, config_values, load_values
 from dpe_model.training.data import DataError, Share, StepData, SupervisedBatch, step_batches
 from dpe_model.training.data.clips import ClipReader, find_clips
 from dpe_model.training.data.per_step import _Outliving, _Told, open_source
 from dpe_model.training.guard import DivergedError
 from dpe_model.training.optimisers import Muon
+from dpe_model.training.processes import Interruption
 from dpe_model.training.start import warm_start
 from dpe_model.training.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from dpe_model.training.steps import cast_convolutions
-from dpe_model.training.trainer import Interruption, Trainer, learning_rate
+from dpe_model.training.trainer import Trainer, learning_rate
 from dpe_model.video import FrameWriter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,7 +234,7 @@ def test_a_second_sigint_is_fatal_and_a_second_sigterm_only_after_a_while(monkey
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
             assert interruption.requested and not ended
-            monkeypatch.setattr(trainer_module, "PATIENCE", -1.0)
+            monkeypatch.setattr(processes, "PATIENCE", -1.0)
             signal.raise_signal(signal.SIGTERM)
             assert ended
         with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
@@ -777,7 +777,7 @@ def test_bad_data_is_named(tmp_path):
 
 
 def test_devices_by_name():
-    assert trainer_module.pick_device("cpu").type == "cpu"
+    assert processes.pick_device("cpu").type == "cpu"
 
 
 def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
@@ -787,15 +787,15 @@ def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(devices, "_failure", lambda device: RuntimeError("no kernel") if device.index == 1 else None)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert trainer_module.pick_device("auto") == trainer_module.pick_device("cuda") == torch.device("cuda", 0)
+    assert processes.pick_device("auto") == processes.pick_device("cuda") == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert trainer_module.pick_device("cuda:0") == torch.device("cuda", 0)
+    assert processes.pick_device("cuda:0") == torch.device("cuda", 0)
     for name in ("auto", "cuda"):
         with pytest.raises(DPEError, match="cuda:1 .*cannot compute there .no kernel.*Start a process for each GPU"):
-            trainer_module.pick_device(name)
+            processes.pick_device(name)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(DPEError, match="cuda:2 was asked for, but PyTorch finds 2 GPUs here. Start a process for"):
-        trainer_module.pick_device("auto")
+        processes.pick_device("auto")
 
 
 def test_one_process_trains_on_the_cpu_where_the_gpu_does_not_compute(monkeypatch, caplog):
@@ -803,5 +803,5 @@ def test_one_process_trains_on_the_cpu_where_the_gpu_does_not_compute(monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(devices, "_failure", lambda device: RuntimeError("no kernel"))
-    assert trainer_module.pick_device("auto") == torch.device("cpu")
+    assert processes.pick_device("auto") == torch.device("cpu")
     assert "no kernel" in caplog.text
