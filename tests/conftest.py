@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from host.comfy import ComfyServer
 
+# Tests beside one another share the cores; where each took all of them, they would mostly wait for each other. Before
+# torch is imported, and for the commands that tests start.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "ComfyUI-DPE"
 
