@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise EvaluationError("expected --source and --driving together.")
     if arguments.head is None and arguments.source is None:
         raise EvaluationError("expected something to evaluate on: --head, or --source and --driving, or all of them.")
+    if arguments.workers < 1:
+        raise EvaluationError(f"--workers: expected at least 1, got {arguments.workers}.")
     clips = _clip_options(arguments) if arguments.source is not None else None
     if clips is not None:
         clips.check()

@@ -54,7 +54,8 @@ GAIN = 1e-4
 DAMPING = 1e-6
 LOW, HIGH, BETWEEN = -0.75, 1.75, 0.125
 """Shares of the way that are looked for, and how far apart a part is rendered."""
-GAZES, LIDS = (np.arange(*ends, 0.25, dtype=np.float32) for ends in ((-0.5, 1.6), (LOW, HIGH + 0.1)))
+GAZES = np.linspace(-0.5, 1.5, 9, dtype=np.float32)
+LIDS = np.linspace(LOW, HIGH, 11, dtype=np.float32)
 """Shares at which eyes are rendered while the gaze is looked for."""
 STARTING_WAYS = tuple((lids, gaze) for lids in (-0.25, 0.25, 0.75, 1.25) for gaze in (0.0, 1.0))
 """Where that begins."""

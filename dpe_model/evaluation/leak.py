@@ -83,19 +83,22 @@ class Changes:
 
 
 def measure_changes(people: Sequence[Edited], reporter: Reporter | None = None, workers: int = 1) -> Changes:
-    """Fit every expression edit and pose edit of these people (ten seconds a picture).
+    """Fit every expression edit and pose edit of these people (some seconds a picture).
 
     Args:
         people: with their edits.
         reporter: told of each person.
         workers: processes; started by spawning, so with more than one call this under `if __name__ == "__main__"`.
+
+    Raises:
+        EvaluationError: a process was ended from outside.
     """
     tasks = [_Task.of(one, number) for number, one in enumerate(people)]
     rows: list[_Row] = []
-    with (reporter or Silent()).stage("measure leaks", len(tasks)) as count:
+    with (reporter or Silent()).stage("measure leaks", sum(len(one.params) for one in tasks)) as count:
         for some in _measured_by(tasks, min(workers, len(tasks))):
             rows += some
-            count(1)
+            count(len(some))
     return Changes(
         np.stack([row.asked for row in rows]),
         {role: _stacked([row.by[role] for row in rows]) for role in ROLES},

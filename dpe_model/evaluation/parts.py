@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import EvaluationError
 from ..training.landmarks import BROWS, LEFT_EYE, MOUTH, RIGHT_EYE
 from .people import Array
 
@@ -39,9 +40,20 @@ SMALLEST = (3, 4)
 
 
 def part_of(blendshape: str) -> str:
-    """Which of `PARTS` a blendshape of ICT-FaceKit moves, by its name; what is neither eye nor brow is the mouth's."""
+    """Which of `PARTS` a blendshape of ICT-FaceKit moves, by its name; what is neither eye nor brow is the mouth's.
+
+    Raises:
+        EvaluationError: a blendshape of eyes or brows is of no side.
+    """
     kind = next((kind for kind in ("eye", "brow") if blendshape.startswith(kind)), None)
-    return "mouth" if kind is None else f"{SIDES[blendshape[-2:]]} {kind}"
+    if kind is None:
+        return "mouth"
+    if (side := SIDES.get(blendshape[-2:])) is None:
+        raise EvaluationError(
+            f"expected names of blendshapes of eyes and brows to end in {' or '.join(SIDES)}, got {blendshape!r}. "
+            "Export the head from ICT-FaceKit, which has one for each side."
+        )
+    return f"{side} {kind}"
 
 
 @dataclass(frozen=True)

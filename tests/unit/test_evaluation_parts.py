@@ -8,6 +8,8 @@ import torch
 
 pytest.importorskip("numba")
 
+from dpe_model.errors import EvaluationError  # noqa: E402
+from dpe_model.evaluation.face_fit import POSE_DIM, FaceFit  # noqa: E402
 from dpe_model.evaluation.parts import PARTS, Window, best_share, part_of, reach_of, unexplained  # noqa: E402
 
 SIZE, REACH = 64, 3
@@ -82,3 +84,39 @@ def test_every_blendshape_moves_a_part_of_its_side():
     names = {"browInnerUp_L": "left brow", "eyeBlink_R": "right eye", "jawOpen": "mouth", "mouthSmile_L": "mouth"}
     assert {name: part_of(name) for name in names} == names
     assert {*names.values()} <= PARTS.keys()
+
+
+def test_a_blendshape_of_no_side_is_refused():
+    with pytest.raises(EvaluationError, match="'browInnerUp'.*ICT-FaceKit"):
+        part_of("browInnerUp")
+
+
+class DrawnEyes(FaceFit):
+    """Two bright slits as high as lids are open, in each a dark iris where it looks: no head is rendered."""
+
+    PLACES = {"right eye": 18, "left eye": 46}
+
+    def picture(self, face):
+        shares = dict(zip((*PARTS, "gaze"), face[POSE_DIM:], strict=True))
+        rows, columns = torch.meshgrid(torch.arange(64.0) - 32, torch.arange(64.0), indexing="ij")
+        shade = torch.full((64, 64), 0.5)
+        for part, centre in self.PLACES.items():
+            x = columns - centre
+            slit = torch.sigmoid(4 * (2 + 3 * shares[part] - rows.abs())) * torch.sigmoid(2 * (9 - x.abs()))
+            iris = torch.sigmoid(2 * (3.5 - (x - 8 * (shares["gaze"] - 0.5)).abs()))
+            shade = shade + slit * (0.45 - 0.9 * iris)
+        return (shade.clamp(0, 1) * 255).to(torch.uint8)[..., None].expand(-1, -1, 3)
+
+    def _windows(self, pose, reach):
+        eyes = {part: Window(x - 12, 22, x + 12, 42, 1.0) for part, x in self.PLACES.items()}
+        return {part: eyes.get(part, Window(0, 0, 0, 0, 0.0)) for part in PARTS}
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.8, 0.1), (0.9, 0.4, 0.9), (0.5, 0.0, 0.5)])
+def test_the_lids_of_each_eye_are_read_wherever_both_look(shares):
+    right, left, gaze = shares
+    fit = DrawnEyes(None, None, None, 64, 64)
+    face = fit._read_parts(fit.picture((*[0.0] * POSE_DIM, 0.0, right, left, 0.0, 0.0, gaze)), (0.0,) * POSE_DIM).face
+    found = dict(zip((*PARTS, "gaze"), face[POSE_DIM:], strict=True))
+    assert (found["right eye"], found["left eye"], found["gaze"]) == pytest.approx(shares, abs=0.1)
+    assert found["mouth"] == 0.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -228,6 +230,16 @@ def test_no_leak_in_the_truth_and_all_of_it_where_everything_is_taken_over(studi
     assert leak_report(measure_changes([everything]))["leak"]["pose"]["leak"] == 1.0
 
 
+def test_a_process_that_was_ended_from_outside_is_told_of(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(pool: ProcessPoolExecutor, *_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(ProcessPoolExecutor, "map", broken)
+    one = edit_cases(TruthEditor(cases), cases)
+    with pytest.raises(EvaluationError, match="memory.*--workers"):
+        measure_changes([one, one], workers=2)
+
+
 def inside(change, *outside) -> Measured:
     """Changes read off pictures; of the cases in `outside` the mouth is not in the picture."""
     seen = np.ones_like(change)
@@ -331,6 +343,12 @@ def test_the_command_writes_the_same_report_twice_whoever_measures(head: Path, t
     assert "### Pose edit, driver: other person" in text and "## Leaks" in text
     for name in ("sheet_same_person", "sheet_other_person"):
         assert (tmp_path / "a" / f"{name}.png").stat().st_size > 0
+
+
+def test_no_process_at_all_is_refused(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--head", str(head), "--workers", "0", "--output", str(tmp_path / "o")]) == 1
+    assert "--workers: expected at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_judge_that_fails_at_the_end_costs_only_the_curves(

@@ -129,7 +129,7 @@ class Blobs:
 
 
 def run(tmp_path, monkeypatch, **changes):
-    monkeypatch.setattr("dpe_model.training.data.per_step.open_source", lambda source: Blobs())
+    monkeypatch.setattr("dpe_model.training.data.step_data.open_source", lambda source: Blobs())
     config = {
         "out": str(tmp_path), "preset": "rendered", "ema": 0.5,
         "network": {"style_dim": 24, "motion_dim": 12, "channels": {"4": 8, "8": 8, "16": 8}},
@@ -243,7 +243,7 @@ class Shifts(Blobs):
 
 def test_a_flow_stage_learns_where_to_fetch_from_and_paints_nothing(tmp_path, monkeypatch):
     trainer = run(tmp_path, monkeypatch, stages=[{"size": 16, "steps": 60, "batch": 4, "phase": "flow"}])
-    monkeypatch.setattr("dpe_model.training.data.per_step.open_source", lambda source: Shifts())
+    monkeypatch.setattr("dpe_model.training.data.step_data.open_source", lambda source: Shifts())
     monkeypatch.setattr("dpe_model.training.supervision.FLOW_SIZE", 8)
     before = {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
     trainer.run()

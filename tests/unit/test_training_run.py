@@ -30,7 +30,7 @@ from dpe_model.training import guard, processes
 from dpe_model.training.config import ConfigError, Source, config_from, config_values, load_values
 from dpe_model.training.data import DataError, Share, StepData, SupervisedBatch, step_batches
 from dpe_model.training.data.clips import ClipReader, find_clips
-from dpe_model.training.data.per_step import _Outliving, _Told, open_source
+from dpe_model.training.data.step_data import _Outliving, _Told, open_source
 from dpe_model.training.guard import DivergedError
 from dpe_model.training.optimisers import Muon
 from dpe_model.training.processes import Interruption
@@ -392,7 +392,7 @@ def test_clips_alone_do_not_say_which_branch_is_which(clips, tmp_path, caplog):
 
 
 def test_the_released_model_and_rendered_heads_do(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr("dpe_model.training.data.per_step.open_source", lambda source: RandomHeads())
+    monkeypatch.setattr("dpe_model.training.data.step_data.open_source", lambda source: RandomHeads())
     network = DPENetwork(config_from(values(clips, tmp_path)).network.at(16))
     torch.save({"gen": network.state_dict()}, tmp_path / "released.pt")
     sources = [{"kind": "synthetic", "path": "heads"}]
@@ -482,7 +482,7 @@ class RandomHeads:
 
 def test_supervised_and_clip_batches_mix(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "dpe_model.training.data.per_step.open_source",
+        "dpe_model.training.data.step_data.open_source",
         lambda source: RandomHeads() if source.kind == "synthetic" else open_source(source),
     )
     sources = [{"kind": "clips", "path": str(clips)}, {"kind": "synthetic", "path": "heads"}]

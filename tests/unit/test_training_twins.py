@@ -53,7 +53,7 @@ def start(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def values(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    monkeypatch.setattr("dpe_model.training.data.per_step.open_source", lambda source: Blobs())
+    monkeypatch.setattr("dpe_model.training.data.step_data.open_source", lambda source: Blobs())
     monkeypatch.setattr("dpe_model.training.trainer.SAMPLED_CODES", 200)
     return {
         "out": str(tmp_path / "run"),

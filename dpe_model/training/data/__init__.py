@@ -15,7 +15,7 @@ from .batches import (
     expression_units,
     shrink_flow,
 )
-from .per_step import Share, StepData, step_batches
+from .step_data import Share, StepData, step_batches
 
 __all__ = [
     "EXPRESSION_DIM",
