@@ -176,6 +176,8 @@ class Stage:
             motion editing and the other generator stay to the bit, and a step takes a third of the time.
         dark_holes: begin with an expression generator that shows black where a mask closes, and whose masks can close
             (see `holes.py`).
+        fill_motion: begin with motion directions that tell nothing filled with what the codes leave out of the
+            expression (see `idle_motion.py`). For rendered heads, and a network that tells expressions already.
         steps: how many steps it lasts.
         batch: samples a step, over all processes.
         lr: learning rate at its start; 0 takes the optimiser's.
@@ -188,6 +190,7 @@ class Stage:
     phase: Phase = "edit"
     branch: Literal["", "pose", "exp"] = ""
     dark_holes: bool = False
+    fill_motion: bool = False
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,11 @@ class TrainConfig:
                 raise ConfigError(f"stages: expected steps and batch of at least 1, got {stage}.")
             if stage.branch and stage.phase != "edit":
                 raise ConfigError(f"stages: expected a branch in an edit stage only, got one in {stage.phase!r}.")
+            if stage.fill_motion and (stage.phase not in ("edit", "flow") or not any(s.rendered for s in self.sources)):
+                raise ConfigError(
+                    "stages: expected fill_motion in an edit or flow stage with rendered heads, got it in a stage of "
+                    f"phase {stage.phase!r} with sources of kinds {sorted({s.kind for s in self.sources})}."
+                )
         if sizes != sorted(sizes):
             raise ConfigError(f"stages: expected sizes that do not shrink, got {sizes}.")
         self._check_twins()

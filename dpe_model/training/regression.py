@@ -134,13 +134,13 @@ def start_motion(network: DPENetwork, heads: ParameterHeads, w: Tensor, pose_bra
     basis, cut = network.basis().detach().double(), plan.pose_dim
     pose, expression = plan.directions[:, :cut] * plan.spread, plan.directions[:, cut:] * plan.spread
     with torch.no_grad():
-        _set_stack(network.mlp, *plan.readout)
+        set_stack(network.mlp, *plan.readout)
         for branch, lift, part in (
             (pose_branch, pose, basis[:, :cut]),
-            (_other(pose_branch), expression, basis[:, cut:]),
+            (other_branch(pose_branch), expression, basis[:, cut:]),
         ):
             stack = network.mlp_pose if branch == "pose" else network.mlp_exp
-            _set_stack(stack, lift @ part.T, lift.new_zeros(len(lift)))
+            set_stack(stack, lift @ part.T, lift.new_zeros(len(lift)))
         _set_layer(heads.pose, plan.directions[:, :cut].T / plan.spread, pose.new_zeros(cut))
         matrix, offset = plan.expression
         _set_layer(heads.expression, matrix @ plan.directions[:, cut:].T / plan.spread, offset)
@@ -157,11 +157,12 @@ def _ridge(codes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, mean - matrix @ centre
 
 
-def _other(branch: Branch) -> Branch:
+def other_branch(branch: Branch) -> Branch:
+    """`exp` of `pose`, and the reverse."""
     return "exp" if branch == "pose" else "pose"
 
 
-def _set_stack(stack: nn.Sequential, matrix: Tensor, offset: Tensor) -> None:
+def set_stack(stack: nn.Sequential, matrix: Tensor, offset: Tensor) -> None:
     """Make a stack of linear layers the map `matrix`, `offset`: identities, and the map last."""
     layers = [cast(EqualLinear, layer) for layer in stack]
     for layer in layers[:-1]:

@@ -29,6 +29,7 @@ from .discriminator import STDDEV_GROUP, Discriminator
 from .growth import grow, grow_discriminator, read_first_layer, start_as_copy
 from .guard import GradientGuard, check_finite
 from .holes import darken_holes
+from .idle_motion import fill_idle_motion
 from .losses import PerceptualLoss, load_perceptual
 from .optimisers import make_optimiser
 from .processes import Interruption, agreed, pick_device, synchronised
@@ -257,6 +258,7 @@ class Trainer:
             batches = self._batches()
             if self.step == 0:
                 self._start_heads()
+                self._fill_motion()
             while self.step < config.steps:
                 stage, _ = config.stage_at(self.step)
                 if stage != self.stage_index:
@@ -310,11 +312,27 @@ class Trainer:
             self._fit_heads()
 
     def _fit_heads(self) -> None:
+        self._fit(*self._known_codes())
+
+    def _fill_motion(self) -> None:
+        """Give idle motion directions something to tell, where the current stage, which begins, asks for that."""
+        if not self.config.stages[self.stage_index].fill_motion:
+            return
+        w, truths = self._known_codes()
+        self._fit(w, truths)
+        filled = fill_idle_motion(self.network, self.heads, w, self.roles.pose)
+        logger.info("%d of %d motion directions were idle and are filled.", filled, self.network.config.motion_dim)
+        self._fit(w, truths)  # the heads behind the codes
+        self.ema.load_state_dict(self.network.state_dict())
+
+    def _known_codes(self) -> tuple[Tensor, Tensor]:
+        """Codes `w` [N, style_dim] of some thousand pictures of the current stage, and what is known of these."""
         found: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
             for batch in self._joint_batches(FITTED_CODES):
                 found.append((self._codes(self.network, batch.pictures(), len(batch)), batch.truths()))
-        self._fit(*(torch.cat(part) for part in zip(*found, strict=True)))
+        w, truths = zip(*found, strict=True)
+        return torch.cat(w), torch.cat(truths)
 
     def _fit(self, w: Tensor, truths: Tensor) -> None:
         """Set the heads to what fits the network's codes `w` [N, style_dim] best."""
@@ -340,6 +358,7 @@ class Trainer:
         if after_motion and self.config.stages[stage].phase != "motion":
             start_motion(network, self.heads, self._sample_codes(network), self.roles.pose)
         self._enter_stage(stage, network, self.heads, self.discriminator)
+        self._fill_motion()
 
     def _sample_codes(self, network: DPENetwork) -> Tensor:
         """Codes `w` [N, style_dim] of a thousand pictures of the current stage, the same on all processes."""
