@@ -59,6 +59,8 @@ class SupervisedWeights:
             A face that is fetched whole keeps its expression, even where it is put a little wrong.
         flow_focus: weight of the flow at brows, at eyes and at the mouth, each relative to that of a whole picture in
             which nothing moves: lids are small. 0 = as anywhere else.
+        flow_reach: how much more the flow of expressions counts where it falls short of the truth than where it goes
+            too far. What is hard to see is followed by half otherwise, as nearest to all that it could be.
         mask: opens the mask where the source shows the point, up to 95 %.
         pose: regression of the pose parameters from the pose branch's code.
         expression: regression of the expression parameters from the expression branch's code.
@@ -92,6 +94,7 @@ class SupervisedWeights:
     flow_region: float = 0.0
     flow_shape: float = 0.0
     flow_focus: float = 0.0
+    flow_reach: float = 0.0
     mask: float = 0.05
     pose: float = 0.5
     expression: float = 0.5

@@ -135,6 +135,7 @@ def flow_loss(
     region: float = 0.0,
     shape: float = 0.0,
     focus: Tensor | None = None,
+    reach: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Flow and mask losses over all levels of a generator.
 
@@ -148,6 +149,9 @@ def flow_loss(
         region: how much more the distance counts where a point moves by `MOVED` or more.
         shape: weight of the difference between the errors of neighbouring points.
         focus: how much more places of the picture count, [N, 1, f, f].
+        reach: how much more it counts where a moved point is not fetched from far enough away. A network that is not
+            sure how far something moved is best off, by distances alone, with less than the truth's mean; this pinball
+            loss along the true way (Koenker and Bassett 1978, "Regression quantiles") has it go farther.
 
     Returns:
         Mean L1 distance of the position where the point is visible, in half pictures, averaged over the levels; with
@@ -166,7 +170,10 @@ def flow_loss(
         stress = 1.0 + region * _moved(wanted)
         weight = share * (stress if focus is None else stress + _resized(focus, size))
         error = grid - wanted
-        distance = (error.abs().mean(1, keepdim=True) * _normalised(weight)).sum()
+        apart = error.abs().mean(1, keepdim=True)
+        if reach:
+            apart = apart + reach * _short(error, wanted)
+        distance = (apart * _normalised(weight)).sum()
         distances.append(distance + shape * _difference(error, weight) if shape else distance)
         openings.append((F.relu(MASK_OPEN - level[:, 2:3].float()) * portion).sum())
     return torch.stack(distances).mean(), torch.stack(openings).mean()
@@ -207,6 +214,16 @@ def _moved(flow: Tensor) -> Tensor:
     """0..1 [N, 1, r, r]: how far a point [N, 2, r, r] comes from elsewhere, up to `MOVED`."""
     distance = torch.linalg.vector_norm(flow - _pixel_centres(flow), dim=1, keepdim=True)
     return (distance / MOVED).clamp(max=1.0)
+
+
+def _short(error: Tensor, flow: Tensor) -> Tensor:
+    """How much of the true way [N, 2, r, r] positions with an `error` fall short of, [N, 1, r, r] in half pictures.
+
+    Halved, like a mean over both axes; what hardly moves counts by how far it does (`_moved`).
+    """
+    way = flow - _pixel_centres(flow)
+    along = (error * F.normalize(way, dim=1)).sum(1, keepdim=True)
+    return 0.5 * F.relu(-along) * _moved(flow)
 
 
 def _pixel_centres(flow: Tensor) -> Tensor:
@@ -351,7 +368,8 @@ class Supervision:
         flow, visible = getattr(batch, f"{role}_flow"), getattr(batch, f"{role}_visible")
         if flow is not None and visible is not None and (weights.flow or weights.mask):
             focus = _focus(batch, role, weights.flow_focus)
-            distance, mask = flow_loss(maps, flow, visible, weights.flow_region, weights.flow_shape, focus)
+            reach = weights.flow_reach if role == "exp" else 0.0
+            distance, mask = flow_loss(maps, flow, visible, weights.flow_region, weights.flow_shape, focus, reach)
             terms[f"{role}_flow"], terms[f"{role}_mask"] = weights.flow * distance, weights.mask * mask
 
     def _again(self, network: DPENetwork, halfway: Encoding, code: Tensor, branch: Branch) -> Tensor:

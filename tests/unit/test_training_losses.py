@@ -443,6 +443,34 @@ def test_the_flow_can_count_more_where_something_moves():
     assert torch.allclose(flow_loss(maps, wanted, seen, region=10.0)[0], flow_loss(maps, wanted, seen)[0])
 
 
+def test_falling_short_can_count_more_than_going_too_far():
+    still, seen = still_flow(1, 16), torch.ones(1, 1, 16, 16)
+    way = torch.tensor([0.06, -0.08]).view(1, 2, 1, 1)
+    wanted = still + way
+
+    def loss(share, reach):
+        return flow_loss([fetching(still + share * way)], wanted, seen, reach=reach)[0].item()
+
+    assert loss(1.5, 0.0) == pytest.approx(loss(0.5, 0.0), abs=1e-6)
+    assert loss(1.5, 2.0) == pytest.approx(loss(1.5, 0.0), abs=1e-6)
+    # 0.05 are missing along the way, halved.
+    assert loss(0.5, 2.0) - loss(0.5, 0.0) == pytest.approx(2.0 * 0.025, abs=1e-6)
+    # Aside of the way nothing is missing, and where nothing moves nothing can be.
+    aside = torch.tensor([0.08, 0.06]).view(1, 2, 1, 1)
+    for maps, truth in ((fetching(wanted + aside), wanted), (fetching(still + way), still)):
+        plain, reaching = (flow_loss([maps], truth, seen, reach=reach)[0].item() for reach in (0.0, 2.0))
+        assert reaching == pytest.approx(plain, abs=1e-6)
+
+
+def test_the_reach_of_flows_is_the_expressions_alone():
+    far = {f"{name}_flow": still_flow(4, 16) + 0.1 for name in ("pose", "exp", "both")}
+    batch = dataclasses.replace(supervised(), **far)
+    weights = [SupervisedWeights(flow_reach=reach) for reach in (0.0, 3.0)]
+    plain, reaching = (run_supervision(one, batch=batch)[1].terms for one in weights)
+    assert reaching["pose_flow"] == plain["pose_flow"]
+    assert reaching["exp_flow"] > 1.5 * plain["exp_flow"]
+
+
 def test_errors_that_neighbours_share_keep_a_shape():
     wanted, seen = still_flow(1, 16), torch.ones(1, 1, 16, 16)
     maps = [fetching(wanted)]
