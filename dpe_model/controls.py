@@ -72,7 +72,7 @@ class ControlDirections:
     Attributes:
         directions: by name of the control, [M] float32 on the CPU.
         agreement: by name, how far the rendered people agree on the direction: the mean cosine between theirs and the
-            mean one, 1 = entirely.
+            mean one, 1 = entirely; of codes, as a motion may hold numbers that the control's generator never hears.
     """
 
     directions: Mapping[str, Tensor]
@@ -144,7 +144,9 @@ def measure_controls(
         # Least squares through the origin: [people, settings, M] -> [people, M].
         each = torch.einsum("psm,s->pm", moved, settings) / settings.square().sum()
         directions[control.name] = each.mean(0)
-        agreement[control.name] = float(torch.cosine_similarity(each, each.mean(0, keepdim=True), dim=1).mean())
+        heard = engine.edit_code(torch.cat((each, torch.zeros_like(each[:1]))), control.role)
+        codes = heard[:-1] - heard[-1]
+        agreement[control.name] = float(torch.cosine_similarity(codes, codes.mean(0, keepdim=True), dim=1).mean())
         first += len(settings)
     return ControlDirections(directions, agreement)
 

@@ -210,6 +210,12 @@ class Engine:
             raise FrameError("driver: expected at least one frame, got none. Check the file or node before.")
         return Motion(torch.cat(alphas), self.checkpoint.fingerprint, fps)
 
+    @torch.no_grad()
+    def edit_code(self, alpha: Tensor, role: Role) -> Tensor:
+        """What a role's generator hears of motions [N, M]: its code [N, style_dim], float32 on the CPU."""
+        with exact_float32(self.device):
+            return self.network.branch_code(alpha.to(self.device), self.checkpoint.roles.branch(role)).cpu()
+
     def _begun_motion(self, encoding: Encoding, images: Tensor) -> _Begun:
         def again() -> Tensor:
             network = self._exact_network()
