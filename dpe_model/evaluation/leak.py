@@ -212,15 +212,14 @@ def leak_report(changes: Changes) -> dict[str, Any]:
     """Leak of the model's edits, with the accuracy of the measurement.
 
     Returns:
-        `leak` (see there), and `accuracy` by number on bent and softened true pictures: `r2`, and `error`, the mean
-        absolute error as a share of the mean change asked for: no leak below that says anything.
+        `leak` (see there), and `accuracy` by number on bent and softened true pictures: `r2`; `error`, the mean
+        absolute error as a share of the mean change asked for: no leak below that says anything; and `strays`, the
+        share of the asked change that is read where nothing of it is there: of the edits' only what is above that is
+        theirs. (What a picture does not tell is read as something between source and driver.)
     """
-    scale = np.abs(changes.asked).mean(0)
     return {
         "leak": leak(changes.by, changes.asked),
-        "accuracy": {
-            name: _accuracy(changes.found, changes.known[:, i], i, float(scale[i])) for i, name in enumerate(NUMBERS)
-        },
+        "accuracy": {name: _accuracy(changes, i) for i, name in enumerate(NUMBERS)},
     }
 
 
@@ -276,13 +275,27 @@ def _median_abs(values: Array) -> float:
     return float(np.median(np.abs(values))) if len(values) else 0.0
 
 
-def _accuracy(found: Measured, known: Array, number: int, scale: float) -> dict[str, float | None]:
-    read = found.read[:, number]
-    known, off = known[read], found.change[read, number].astype(np.float64) - known[read]
-    if not len(off):
-        return {"r2": None, "error": None}
+def _accuracy(changes: Changes, number: int) -> dict[str, float | None]:
+    read = changes.found.read[:, number]
+    asked, known, found = (
+        values[read, number].astype(np.float64) for values in (changes.asked, changes.known, changes.found.change)
+    )
+    if not len(found):
+        return dict.fromkeys(("r2", "error", "strays"))
+    off = found - known
+    scale = float(np.abs(changes.asked[:, number]).mean())
     rest = _ratio(float((off**2).sum()), float(((known - known.mean()) ** 2).sum()))
-    return {"r2": None if rest is None else round(1.0 - rest, 4), "error": _ratio(float(np.abs(off).mean()), scale)}
+    return {
+        "r2": None if rest is None else round(1.0 - rest, 4),
+        "error": _ratio(float(np.abs(off).mean()), scale),
+        "strays": _pull(found, known, asked),
+    }
+
+
+def _pull(found: Array, known: Array, asked: Array) -> float | None:
+    """The part of `asked` in the least squares of `found` over `known` and `asked`; None where these are one."""
+    shares, _, rank, _ = np.linalg.lstsq(np.stack([known, asked], 1), found, rcond=1e-6)
+    return round(float(shares[1]), 4) + 0.0 if rank == 2 else None
 
 
 def _ratio(part: float, whole: float) -> float | None:

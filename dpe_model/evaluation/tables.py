@@ -74,18 +74,19 @@ def _leak(report: Mapping[str, Any]) -> Iterator[str]:
         "should change it; *typical*: the same of medians, which a few misread pictures do not move. Both rest on the "
         "*cases* in which that part of the face lies inside both results; *all* is the leak with the others, too. "
         "*Follows*: share of the asked change that the right edit makes; *strays*: the same of the wrong edit. "
-        "*Measurement*: R2 on true pictures, bent and softened like results, and its mean error as a share of the mean "
-        "change asked for, below which no leak says anything. A dash: the right edit changes nothing, so there is no "
-        "measure."
+        "*Measurement*: R2 on true pictures, bent and softened like results; its mean error as a share of the mean "
+        "change asked for, below which no leak says anything; and what it shows to stray in pictures in which nothing "
+        "does. A dash: the right edit changes nothing, so there is no measure."
     )
     yield ""
     shares = ("leak", "typical", "all", "follows", "strays")
-    heads = ["", *shares, "cases", "measurement R2", "measurement error"]
+    measures = ("r2", "error", "strays")
+    heads = ["", *shares, "cases", "measurement R2", "measurement error", "measurement strays"]
     rows = []
     for name, found in leak.items():
         sure = accuracy.get(name, {})
         cells = [_number(found.get(k)) for k in shares]
-        cells += [str(found.get("cases", "-")), _number(sure.get("r2")), _number(sure.get("error"))]
+        cells += [str(found.get("cases", "-")), *(_number(sure.get(k)) for k in measures)]
         rows.append([f"**{name}**" if name not in accuracy else name, *cells])
     yield from _table(heads, rows)
 

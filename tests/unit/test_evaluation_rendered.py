@@ -274,7 +274,19 @@ def test_cases_outside_the_picture_are_left_out_but_of_all() -> None:
     }  # fmt: skip
     changes = Changes(asked, by, asked + pose, inside(asked + pose))
     changes.found.change[1, 3], changes.found.inside[1, 3] = 9.0, 0.0
-    assert leak_report(changes)["accuracy"]["mouth"] == {"r2": 1.0, "error": 0.0}
+    assert leak_report(changes)["accuracy"]["mouth"] == {"r2": 1.0, "error": 0.0, "strays": 0.0}
+
+
+def test_a_reading_that_guesses_between_source_and_driver_is_told_of() -> None:
+    """A fifth of what is asked is read where nothing of it is there; the other numbers are not asked to change."""
+    asked, known = (np.zeros((4, 7), np.float32) for _ in range(2))
+    asked[:, 3], known[:, 3] = [0.4, 0.2, -0.3, 0.1], [0.1, 0.2, 0.0, -0.1]
+    nothing = inside(np.zeros_like(asked))
+    found = leak_report(
+        Changes(asked, {"pose": nothing, "expression": nothing}, known, inside(0.8 * known + 0.2 * asked))
+    )
+    assert found["accuracy"]["mouth"]["strays"] == pytest.approx(0.2, abs=1e-4)
+    assert found["accuracy"]["brows"]["strays"] is None
 
 
 def test_one_misread_picture_moves_the_leak_but_not_the_typical_one() -> None:
