@@ -137,6 +137,6 @@ def _unheard(covariance: Tensor, heard: Tensor, count: int) -> Tensor:
     """Orthonormal columns [style_dim, count] apart from `heard` [style_dim, K], along which `w` varies least."""
     basis, spreads, _ = torch.linalg.svd(heard, full_matrices=False)
     basis = basis[:, spreads > 1e-6 * spreads[0]]
-    apart = torch.eye(len(covariance), dtype=covariance.dtype) - basis @ basis.T
+    apart = torch.eye(len(covariance)).to(covariance) - basis @ basis.T
     blocked = apart @ covariance @ apart + covariance.trace() * basis @ basis.T
     return torch.linalg.eigh(blocked).eigenvectors[:, :count]

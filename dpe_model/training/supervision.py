@@ -234,33 +234,35 @@ def _pixel_centres(flow: Tensor) -> Tensor:
     return torch.stack((x, y))
 
 
-def _own(batch: SupervisedBatch, count: int) -> SupervisedBatch:
-    """The batch with its first `count` samples driven by their own source: nothing may change in them."""
-    if not count:
+def _own(batch: SupervisedBatch) -> SupervisedBatch:
+    """The batch with those of its samples driven by their own source that are to be: nothing may change in them."""
+    if batch.own is None:
         return batch
+    chosen = batch.own
 
     def swap(value: Tensor | None, own: Tensor | None) -> Tensor | None:
-        return None if value is None or own is None else torch.cat((own[:count], value[count:]))
+        if value is None or own is None:
+            return None
+        return torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), own, value)
 
-    still, seen = _still(batch, count)
-    changes: dict[str, Tensor | None] = {"driver": swap(batch.driver, batch.source)}
+    still, seen = _still(batch)
+    changes: dict[str, Tensor | None] = {"driver": swap(batch.driver, batch.source), "own": None}
     for name in TARGETS:
         changes[f"{name}_target"] = swap(getattr(batch, f"{name}_target"), batch.source)
         changes[f"{name}_flow"] = swap(getattr(batch, f"{name}_flow"), still)
         changes[f"{name}_visible"] = swap(getattr(batch, f"{name}_visible"), seen)
     if batch.landmarks is not None:
-        own = batch.landmarks[:count, :1].expand_as(batch.landmarks[:count])
-        changes["landmarks"] = torch.cat((own, batch.landmarks[count:]))
+        changes["landmarks"] = swap(batch.landmarks, batch.landmarks[:, :1])
     changes["driver_pose"] = swap(batch.driver_pose, batch.source_pose)
     changes["driver_expression"] = swap(batch.driver_expression, batch.source_expression)
     return replace(batch, **changes)  # type: ignore[arg-type]
 
 
-def _still(batch: SupervisedBatch, count: int) -> tuple[Tensor | None, Tensor | None]:
-    """Flow and visibility of `count` pictures in which nothing moves, as large as the batch's."""
+def _still(batch: SupervisedBatch) -> tuple[Tensor | None, Tensor | None]:
+    """Flow and visibility of pictures in which nothing moves, as large as the batch's."""
     if batch.pose_flow is None:
         return None, None
-    flow = _pixel_centres(batch.pose_flow)[None].expand(count, -1, -1, -1)
+    flow = _pixel_centres(batch.pose_flow)[None]
     return flow, torch.ones_like(flow[:, :1])
 
 
@@ -353,7 +355,7 @@ class Supervision:
     ) -> tuple[SupervisedBatch, Encoding, dict[Branch, Tensor], dict[str, Tensor]]:
         """The batch with its share of own drivers, its sources' encoding, all pictures' codes, and the codes' terms."""
         weights, n = self.weights, len(batch)
-        batch = _own(batch, round(weights.self_fraction * n))
+        batch = _own(batch)
         encoded = network.encode(torch.cat((batch.source, batch.driver)))
         alpha = network.motion(encoded.w)
         codes = {b: network.branch_code(alpha, b) for b in BRANCHES}

@@ -391,7 +391,9 @@ class Trainer:
         config = self.config
         stage = config.stages[self.stage_index]
         end = sum(s.steps for s in config.stages[: self.stage_index + 1])
-        data = StepData(config.sources, stage.size, stage.batch, config.seed, self.share)
+        data = StepData(
+            config.sources, stage.size, stage.batch, config.seed, self.share, config.supervised.self_fraction
+        )
         return step_batches(data, self.step, end, config.workers)
 
     def train_step(self, batch: Batch) -> tuple[StepOutput, dict[str, Tensor]]:

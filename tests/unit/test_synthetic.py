@@ -305,6 +305,15 @@ def test_ranks_and_workers_render_what_one_process_renders(head: Path) -> None:
         assert torch.equal(batch.source, whole[step].source) and torch.equal(batch.exp_flow, whole[step].exp_flow)
 
 
+def test_how_many_drive_themselves_is_of_the_joint_batch(head: Path) -> None:
+    sources = (Source("render", str(head)),)
+    assert StepData(sources, 32, 4, 7, Share())[3].own is None
+    whole = StepData(sources, 32, 4, 7, Share(), 0.25)[3].own
+    assert whole.tolist() == [True, False, False, False]
+    for rank in range(2):
+        assert torch.equal(StepData(sources, 32, 4, 7, Share(rank, 2), 0.25)[3].own, whole[rank::2])
+
+
 def test_pooled_flow_is_the_mean_and_hides_edges() -> None:
     size = 8
     x = (2 * np.arange(size, dtype=np.float32) + 1) / size - 1

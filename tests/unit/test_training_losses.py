@@ -316,15 +316,14 @@ def test_the_role_of_a_branch_is_data():
     straight, swapped = (run_supervision(SupervisedWeights(), 1, b)[1] for b in ("pose", "exp"))
     assert torch.allclose(straight.edits.images["pose"], swapped.edits.images["pose"])
     truth = supervised()
-    n = 4
-    own = round(SupervisedWeights().self_fraction * n)
     region = region_weight(truth.source, truth.exp_target, SupervisedWeights().region)
-    wanted = pyramid_l1(swapped.edits.images["pose"][own:], truth.exp_target[own:], region[own:])
-    assert own == 0 and swapped.terms["exp_l1"].item() == pytest.approx(10 * wanted.item(), rel=1e-5)
+    wanted = pyramid_l1(swapped.edits.images["pose"], truth.exp_target, region)
+    assert swapped.terms["exp_l1"].item() == pytest.approx(10 * wanted.item(), rel=1e-5)
 
 
 def test_part_of_a_batch_is_driven_by_itself():
-    made = run_supervision(SupervisedWeights(self_fraction=0.5), 1)[1]
+    batch = dataclasses.replace(supervised(), own=torch.tensor([True, True, False, False]))
+    made = run_supervision(SupervisedWeights(), 1, batch=batch)[1]
     assert torch.equal(made.batch.driver[:2], made.batch.source[:2])
     assert torch.equal(made.batch.pose_target[:2], made.batch.source[:2])
     assert torch.equal(made.batch.driver_pose[:2], made.batch.source_pose[:2])
@@ -534,7 +533,7 @@ def test_each_truth_has_its_own_focus(target, other):
     number = {"pose": 2, "exp": 3}[target]
     plain = dataclasses.replace(plain, landmarks=torch.stack([rest] * 5, 1))
     moved = dataclasses.replace(moved, landmarks=torch.stack([places if i == number else rest for i in range(5)], 1))
-    weights = SupervisedWeights(focus=1.0, flow_focus=1.0, self_fraction=0.0)
+    weights = SupervisedWeights(focus=1.0, flow_focus=1.0)
     first, second = (run_supervision(weights, 1, batch=batch)[1].terms for batch in (plain, moved))
     for name in ("l1", "flow"):
         assert first[f"{target}_{name}"] != second[f"{target}_{name}"]
@@ -580,7 +579,7 @@ def test_each_truth_has_its_own_hidden_part(target, other):
     part[..., :4, :4] = 0.0
     plain = dataclasses.replace(supervised(), pose_visible=seen, exp_visible=seen)
     parted = dataclasses.replace(plain, **{f"{target}_visible": part})
-    weights = SupervisedWeights(hidden=1.0, mask=0.0, flow=0.0, self_fraction=0.0)
+    weights = SupervisedWeights(hidden=1.0, mask=0.0, flow=0.0)
     first, second = (run_supervision(weights, 1, batch=batch)[1].terms for batch in (plain, parted))
     assert first[f"{target}_l1"] != second[f"{target}_l1"]
     assert first[f"{other}_l1"] == second[f"{other}_l1"]

@@ -93,6 +93,7 @@ class SupervisedBatch(TensorBatch):
         pose_visible, exp_visible, both_visible: [N, 1, s, s], share of the pixel seen in `source`.
         landmarks: [N, 5, L] places of the landmarks in source, driver, pose, expression and both target, in
             `LANDMARK_UNIT`.
+        own: [N] bool, what is to be driven by its own source instead; None: nothing.
     """
 
     source: Tensor
@@ -111,6 +112,7 @@ class SupervisedBatch(TensorBatch):
     exp_visible: Tensor | None = None
     both_visible: Tensor | None = None
     landmarks: Tensor | None = None
+    own: Tensor | None = None
 
     def pictures(self) -> Tensor:
         """All five pictures, one kind after the other: [5 N, 3, S, S]."""

@@ -10,17 +10,18 @@ import atexit
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import DataError, DPEError
 from ..config import Source
-from .batches import Batch
+from .batches import Batch, SupervisedBatch
 from .clips import ClipReader, LMDBReader
 from .rendered import RenderReader, ShardReader, TwinReader
 
@@ -71,9 +72,24 @@ class Share:
 
 
 class StepData(Dataset[Batch]):
-    """Item s is this process's part of the batch of step s. All of a batch comes from one source."""
+    """Item s is this process's part of the batch of step s. All of a batch comes from one source.
 
-    def __init__(self, sources: Sequence[Source], size: int, batch: int, seed: int, share: Share) -> None:
+    Args:
+        sources: of shares above 0, at least one.
+        size: side of the pictures, px.
+        batch: samples of all processes together.
+        seed: of the run.
+        share: this process's part.
+        own: how much of a joint batch of rendered heads is driven by its own source, 0..1. The first samples are, so
+            that it does not depend on how a batch is shared out.
+
+    Raises:
+        DataError: no sources, or what does not divide.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], size: int, batch: int, seed: int, share: Share, own: float = 0.0
+    ) -> None:
         if not sources:
             raise DataError("no data: expected at least one [[sources]] in the configuration.")
         if batch % share.world:
@@ -83,6 +99,7 @@ class StepData(Dataset[Batch]):
             raise DataError(f"sources: expected shares of at least 0 and one above, got {shares.tolist()}.")
         self.sources, self.size, self.batch, self.seed, self.share = tuple(sources), size, batch, seed, share
         self.odds = shares / shares.sum()
+        self.own = round(own * batch)
         _refuse_same_samples(sources)
         self.readers: dict[int, Reader] = {}
 
@@ -97,7 +114,10 @@ class StepData(Dataset[Batch]):
         reader = self.readers[index]
         numbers = range(step * self.batch + self.share.rank, (step + 1) * self.batch, self.share.world)
         samples = [reader.sample(np.random.default_rng([self.seed, 1, n]), self.size) for n in numbers]
-        return type(samples[0]).stack(samples)  # type: ignore[arg-type]
+        joined: Batch = type(samples[0]).stack(samples)  # type: ignore[arg-type]
+        if self.own and isinstance(joined, SupervisedBatch):
+            joined = replace(joined, own=torch.tensor([n - step * self.batch < self.own for n in numbers]))
+        return joined
 
 
 def step_batches(data: StepData, start: int, stop: int, workers: int) -> Iterator[Batch]:
@@ -113,6 +133,8 @@ def step_batches(data: StepData, start: int, stop: int, workers: int) -> Iterato
         num_workers=workers,
         prefetch_factor=2,
         worker_init_fn=_Outliving(ending),
+        # By default workers' seeds are drawn from the run's own generator, which a resumed run would do once more.
+        generator=torch.Generator(),
     )
     items = iter(loader)
     # Registered after what makes sure of the workers' end when the program ends, so it comes before that.
