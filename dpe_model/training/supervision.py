@@ -235,7 +235,7 @@ def _pixel_centres(flow: Tensor) -> Tensor:
 
 
 def _own(batch: SupervisedBatch) -> SupervisedBatch:
-    """The batch with those of its samples driven by their own source that are to be: nothing may change in them."""
+    """The batch with its `own` samples driven by their own source: nothing may change in them."""
     if batch.own is None:
         return batch
     chosen = batch.own

@@ -305,6 +305,13 @@ def test_ranks_and_workers_render_what_one_process_renders(head: Path) -> None:
         assert torch.equal(batch.source, whole[step].source) and torch.equal(batch.exp_flow, whole[step].exp_flow)
 
 
+def test_workers_leave_the_run_s_random_numbers_alone(head: Path) -> None:
+    """A resumed run starts its workers once more; what is drawn for a growth afterwards may not change with that."""
+    before = torch.get_rng_state()
+    next(step_batches(StepData((Source("render", str(head)),), 32, 1, 7, Share()), 0, 1, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_how_many_drive_themselves_is_of_the_joint_batch(head: Path) -> None:
     sources = (Source("render", str(head)),)
     assert StepData(sources, 32, 4, 7, Share())[3].own is None
